@@ -1,0 +1,63 @@
+//! The program: parse, run, exit. What it says goes to stderr; stdout carries data only.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod convert;
+mod outcome;
+mod report;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+use outcome::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _ = error.print();
+            return exit.into();
+        }
+    };
+    let exit = match cli.command {
+        Command::Convert(args) => convert::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut std::io::stdout());
+            Exit::Done
+        }
+        Command::Man { subcommand } => man(subcommand.as_deref()),
+    };
+    exit.into()
+}
+
+fn man(subcommand: Option<&str>) -> Exit {
+    let mut program = Cli::command();
+    program.build();
+    let page = match subcommand {
+        None => clap_mangen::Man::new(program),
+        Some(name) => match program.find_subcommand(name) {
+            Some(found) => {
+                // As git does it: the page of `convert` is redis-migration-convert.
+                let title = format!("redis-migration-{name}");
+                clap_mangen::Man::new(found.clone().name(title.clone()).display_name(title))
+            }
+            None => {
+                eprintln!("redis-migration: there is no subcommand {name}");
+                return Exit::Usage;
+            }
+        },
+    };
+    match page.render(&mut std::io::stdout()) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("redis-migration: stdout cannot be written: {error}");
+            Exit::LocalFile
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Error or rejected keys → exit code.
+
+use std::process::ExitCode;
+
+use redis_migration::{Error, ErrorKind};
+
+/// How a run ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All that was asked is done.
+    Done,
+    /// Finished, but something was rejected.
+    Rejected,
+    /// Wrong usage.
+    Usage,
+    /// Input corrupt, truncated or of an unknown version.
+    Corrupt,
+    /// Stopped by policy.
+    Policy,
+    /// A local file could not be read or written.
+    LocalFile,
+    /// `--lock` is held by another run.
+    Locked,
+    /// Interrupted by this signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The number the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Rejected => 1,
+            Exit::Usage => 2,
+            Exit::Corrupt => 3,
+            Exit::Policy => 5,
+            Exit::LocalFile => 74,
+            Exit::Locked => 75,
+            Exit::Signal(signal) => 128 + signal as u8,
+        }
+    }
+
+    /// The code for a library error.
+    pub fn of(error: &Error) -> Exit {
+        match error.kind() {
+            ErrorKind::Io { .. } => Exit::LocalFile,
+            ErrorKind::Databases(_) => Exit::Policy,
+            _ => Exit::Corrupt,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+/// Whether a write failed because nobody reads the pipe any more.
+pub fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Ends the program as a program ends that never heard of SIGPIPE: silently, and the shell sees 141. Not every
+/// byte arrived, so it must not look like success.
+pub fn die_by_sigpipe() -> ! {
+    let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE);
+    std::process::exit(141)
+}
+
+/// What a person can do about an error, where there is something.
+pub fn next_step(error: &Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        ErrorKind::Checksum { .. } => {
+            "the file was damaged after it was written: fetch it again, or save what can be read with --on-error continue"
+        }
+        ErrorKind::Truncated { .. } => {
+            "the file is not whole: was it copied while it was written? Fetch it again, or save what can be read with --on-error continue"
+        }
+        ErrorKind::UnknownVersion { .. } | ErrorKind::UnknownType { .. } => {
+            "a newer redis-migration may know it; --on-error continue keeps what stands before it"
+        }
+        ErrorKind::NotRdb { .. } => "is it the right file? A snapshot begins with REDIS or VALKEY",
+        ErrorKind::Packed { .. } => "fetch the file again",
+        ErrorKind::OtherKind(_) | ErrorKind::AofTail | ErrorKind::Vkcs | ErrorKind::Changed => return None,
+        ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
+        ErrorKind::Io { source, .. } => match source.kind() {
+            std::io::ErrorKind::StorageFull => "free some space and run the same command again",
+            std::io::ErrorKind::PermissionDenied => "run it as a user who may, or change the file's permissions",
+            _ => return None,
+        },
+        _ => "--on-error continue leaves out keys that cannot be read and lists them with --rejects FILE",
+    })
+}

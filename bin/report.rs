@@ -1,0 +1,294 @@
+//! What a run says: log lines, progress, and the summary in its forms.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use redis_migration::pipeline::{Progress, Report};
+use redis_migration::tally::Tally;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::args::{LogFormat, MannersArgs};
+use crate::outcome::Exit;
+
+/// Writes lines to stderr.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    format: LogFormat,
+    quiet: bool,
+}
+
+impl Log {
+    pub fn new(manners: &MannersArgs) -> Log {
+        Log { format: manners.log_format, quiet: manners.quiet }
+    }
+
+    /// Said even with -q.
+    pub fn failure(self, text: &str) {
+        self.line("error", text);
+    }
+
+    pub fn warning(self, text: &str) {
+        if !self.quiet {
+            self.line("warning", text);
+        }
+    }
+
+    pub fn info(self, text: &str) {
+        if !self.quiet {
+            self.line("info", text);
+        }
+    }
+
+    fn line(self, level: &str, text: &str) {
+        // A closed stderr is no reason to fail.
+        let _ = match self.format {
+            LogFormat::Text if level == "warning" => {
+                writeln!(std::io::stderr(), "redis-migration: warning: {text}")
+            }
+            LogFormat::Text => writeln!(std::io::stderr(), "redis-migration: {text}"),
+            LogFormat::Json => {
+                let time = Timestamp::now().to_string();
+                writeln!(std::io::stderr(), "{}", json!({"time": time, "level": level, "message": text}))
+            }
+        };
+    }
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+pub struct Shown {
+    bar: Option<ProgressBar>,
+    log: Log,
+    interval: Duration,
+    last: Instant,
+}
+
+impl Shown {
+    pub fn new(manners: &MannersArgs, log: Log) -> Shown {
+        let terminal = std::io::stderr().is_terminal() && manners.log_format == LogFormat::Text;
+        let bar = (terminal && !manners.quiet).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let template = "{percent:>3}% [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta} {msg}";
+            bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+            bar
+        });
+        let interval = Duration::from_millis(manners.progress_interval.0.max(100) as u64);
+        Shown { bar, log, interval, last: Instant::now() }
+    }
+
+    pub fn update(&mut self, progress: &Progress) {
+        let (done, total) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+        let keys = HumanCount(progress.keys.load(Ordering::Relaxed));
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done.min(total));
+            bar.set_message(format!("{keys} keys"));
+        } else if self.last.elapsed() >= self.interval {
+            self.last = Instant::now();
+            let out = HumanBytes(progress.bytes_out.load(Ordering::Relaxed));
+            let percent = (done * 100).checked_div(total).unwrap_or(0);
+            self.log.info(&format!("{percent}%: {keys} keys read, {out} written"));
+        }
+    }
+
+    /// Leaves the terminal clean for what is said next.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// All that a run did.
+pub struct Summary {
+    pub inputs: Vec<InputSummary>,
+    pub bytes_out: u64,
+    pub seconds: f64,
+    pub output: String,
+    pub exit: Exit,
+}
+
+/// What was done with one input.
+pub struct InputSummary {
+    pub name: String,
+    pub bytes: u64,
+    pub report: Report,
+    pub error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Keys {
+    read: u64,
+    written: u64,
+    filtered: u64,
+    expired: u64,
+    rejected: u64,
+    as_restore: u64,
+}
+
+impl From<&Tally> for Keys {
+    fn from(t: &Tally) -> Keys {
+        Keys {
+            read: t.read,
+            written: t.written,
+            filtered: t.filtered,
+            expired: t.expired,
+            rejected: t.rejected,
+            as_restore: t.as_restore,
+        }
+    }
+}
+
+impl Summary {
+    fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for input in &self.inputs {
+            total.add(&input.report.tally);
+        }
+        total
+    }
+
+    fn bytes_in(&self) -> u64 {
+        self.inputs.iter().map(|i| i.bytes).sum()
+    }
+
+    pub fn text(&self, log: Log) {
+        let total = self.total();
+        let n = HumanCount;
+        for input in &self.inputs {
+            let info = &input.report.info;
+            let by = info.server.as_ref().map_or(String::new(), |s| format!(", written by {s}"));
+            let trailing = match info.trailing {
+                0 => String::new(),
+                bytes => format!(", {} bytes behind its end ignored", n(bytes)),
+            };
+            let size = HumanBytes(input.bytes);
+            log.info(&format!("{}: {} {size}{by}{trailing}", input.name, input.report.magic));
+        }
+        log.info(&format!(
+            "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
+            n(total.read),
+            n(total.written),
+            n(total.filtered),
+            n(total.expired),
+            n(total.rejected)
+        ));
+        if total.libraries + total.libraries_rejected > 0 {
+            log.info(&format!(
+                "function libraries and scripts: {} written, {} rejected",
+                n(total.libraries),
+                n(total.libraries_rejected)
+            ));
+        }
+        let rate = |x: u64| if self.seconds > 0.0 { (x as f64 / self.seconds) as u64 } else { 0 };
+        log.info(&format!(
+            "{} commands, {} to {} in {:.2} s ({} in/s, {} keys/s)",
+            n(total.commands),
+            HumanBytes(self.bytes_out),
+            self.output,
+            self.seconds,
+            HumanBytes(rate(self.bytes_in())),
+            n(rate(total.read)),
+        ));
+        for (limit, count) in &total.limits {
+            log.warning(&format!("{} {}", n(*count), limit.sentence()));
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        let total = self.total();
+        let limits: Map<String, Value> =
+            total.limits.iter().map(|(limit, n)| (limit.name().to_owned(), json!(n))).collect();
+        let rate = |x: u64| if self.seconds > 0.0 { x as f64 / self.seconds } else { 0.0 };
+        json!({
+            "program": "redis-migration",
+            "version": env!("CARGO_PKG_VERSION"),
+            "time": Timestamp::now().to_string(),
+            "exit": self.exit.code(),
+            "output": self.output,
+            "keys": Keys::from(&total),
+            "libraries": {"written": total.libraries, "rejected": total.libraries_rejected},
+            "commands": total.commands,
+            "bytes_in": self.bytes_in(),
+            "bytes_out": self.bytes_out,
+            "seconds": self.seconds,
+            "bytes_in_per_second": rate(self.bytes_in()),
+            "keys_per_second": rate(total.read),
+            "warnings": limits,
+            "inputs": self.inputs.iter().map(|i| json!({
+                "name": i.name,
+                "magic": i.report.magic,
+                "server": i.report.info.server,
+                "bytes": i.bytes,
+                "bytes_behind_its_end": i.report.info.trailing,
+                "checksum": i.report.info.has_checksum,
+                "keys": Keys::from(&i.report.tally),
+                "error": i.error,
+            })).collect::<Vec<_>>(),
+        })
+    }
+
+    fn metrics(&self) -> String {
+        use std::fmt::Write;
+        let total = self.total();
+        let mut out = String::new();
+        let mut family = |name: &str, help: &str, kind: &str, samples: &[(&str, String)]| {
+            let _ = writeln!(out, "# HELP redis_migration_{name} {help}\n# TYPE redis_migration_{name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(out, "redis_migration_{name}{labels} {value}");
+            }
+        };
+        family(
+            "keys",
+            "Keys of the last run by what became of them.",
+            "gauge",
+            &[
+                ("{fate=\"written\"}", total.written.to_string()),
+                ("{fate=\"filtered\"}", total.filtered.to_string()),
+                ("{fate=\"expired\"}", total.expired.to_string()),
+                ("{fate=\"rejected\"}", total.rejected.to_string()),
+            ],
+        );
+        family("keys_read", "Keys read by the last run.", "gauge", &[("", total.read.to_string())]);
+        family("commands", "Commands written by the last run.", "gauge", &[("", total.commands.to_string())]);
+        family("bytes_in", "Bytes of input of the last run.", "gauge", &[("", self.bytes_in().to_string())]);
+        family("bytes_out", "Bytes written by the last run.", "gauge", &[("", self.bytes_out.to_string())]);
+        family("seconds", "Duration of the last run.", "gauge", &[("", self.seconds.to_string())]);
+        family("exit_code", "Exit code of the last run.", "gauge", &[("", self.exit.code().to_string())]);
+        let now = Timestamp::now().as_second().to_string();
+        family("end_time_seconds", "Unix time at which the last run ended.", "gauge", &[("", now)]);
+        out
+    }
+
+    /// Writes the files that were asked for; an error names the file.
+    pub fn files(&self, manners: &MannersArgs) -> Result<(), String> {
+        if let Some(path) = &manners.summary_file {
+            replace(path, &format!("{:#}\n", self.json()))?;
+        }
+        if let Some(path) = &manners.metrics_file {
+            replace(path, &self.metrics())?;
+        }
+        Ok(())
+    }
+}
+
+/// Puts a small file in its place as a whole, so that no reader sees half of it. Devices and pipes are written as
+/// they are.
+fn replace(path: &Path, text: &str) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
+        return std::fs::write(path, text).map_err(failed);
+    }
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    // A collector that runs as another user must be able to read it.
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    file.persist(path).map_err(|e| failed(e.error))?;
+    Ok(())
+}

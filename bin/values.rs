@@ -1,0 +1,162 @@
+//! Values with units, as flags take them.
+
+use std::str::FromStr;
+
+use jiff::{Span, SpanRelativeTo, Timestamp, Unit};
+use redis_migration::filter::Ttl;
+
+/// Bytes as redis.conf writes them: `1k` is 1000, `1kb` is 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: u64 = match &lower[digits.len()..] {
+            "" | "b" => 1,
+            "k" => 1000,
+            "kb" => 1 << 10,
+            "m" => 1_000_000,
+            "mb" => 1 << 20,
+            "g" => 1_000_000_000,
+            "gb" => 1 << 30,
+            _ => return Err("a size is a number with b, k, kb, m, mb, g or gb, for example 64mb".to_owned()),
+        };
+        let number: u64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
+        number.checked_mul(unit).map(Bytes).ok_or_else(|| "too large".to_owned())
+    }
+}
+
+/// A length of time in milliseconds: `30s`, `1h30m`, `7d`, `-5m`; a bare number is seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Millis(pub i64);
+
+impl FromStr for Millis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no length of time; write for example 30s, 1h30m or 7d");
+        if let Ok(secs) = text.parse::<i64>() {
+            return secs.checked_mul(1000).map(Millis).ok_or_else(wrong);
+        }
+        let span: Span = text.parse().map_err(|_| wrong())?;
+        let ms = span.total((Unit::Millisecond, SpanRelativeTo::days_are_24_hours())).map_err(|_| wrong())?;
+        Ok(Millis(ms as i64))
+    }
+}
+
+/// A moment: RFC 3339, or Unix time in seconds (in milliseconds from 10^11 on).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(pub i64);
+
+impl FromStr for Moment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const MILLIS_FROM: i64 = 100_000_000_000;
+        match text.parse::<i64>() {
+            Ok(n) if n.abs() < MILLIS_FROM => Ok(Moment(n * 1000)),
+            Ok(n) => Ok(Moment(n)),
+            Err(_) => text.parse::<Timestamp>().map(|t| Moment(t.as_millisecond())).map_err(|_| {
+                format!("{text:?} is no time; write for example 2026-11-23T03:00:00Z or Unix seconds")
+            }),
+        }
+    }
+}
+
+/// `A..B`, `A..`, `..B`; both ends included.
+fn range<T: FromStr<Err = String>>(text: &str) -> Result<(Option<T>, Option<T>), String> {
+    let (from, to) = text.split_once("..").ok_or("a range is written A..B, A.. or ..B")?;
+    let end = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some) };
+    Ok((end(from)?, end(to)?))
+}
+
+/// A range of sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes(pub u64, pub u64);
+
+impl FromStr for Sizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = range::<Bytes>(text)?;
+        Ok(Sizes(from.map_or(0, |b| b.0), to.map_or(u64::MAX, |b| b.0)))
+    }
+}
+
+/// A range of times to live, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttls(pub Ttl);
+
+impl FromStr for Ttls {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("none") {
+            return Ok(Ttls(Ttl::None));
+        }
+        let (from, to) = range::<Millis>(text)?;
+        Ok(Ttls(Ttl::Between(from.map_or(i64::MIN, |m| m.0), to.map_or(i64::MAX, |m| m.0))))
+    }
+}
+
+/// `A=B` with two databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DbPair(pub u64, pub u64);
+
+impl FromStr for DbPair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |t: &str| t.parse::<u32>().map(u64::from).map_err(|_| format!("{t:?} is no database"));
+        let (from, to) = text.split_once('=').ok_or("write FROM=TO, for example 3=0")?;
+        Ok(DbPair(number(from)?, number(to)?))
+    }
+}
+
+/// `A=B` with two prefixes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrefixPair(pub String, pub String);
+
+impl FromStr for PrefixPair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (from, to) = text.split_once('=').ok_or("write OLD=NEW, for example old:=new:")?;
+        Ok(PrefixPair(from.to_owned(), to.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!("64mb".parse(), Ok(Bytes(64 << 20)));
+        assert_eq!("1k".parse(), Ok(Bytes(1000)));
+        assert_eq!("7".parse(), Ok(Bytes(7)));
+        assert!("x".parse::<Bytes>().is_err() && "1.5mb".parse::<Bytes>().is_err());
+        assert_eq!("1kb..".parse(), Ok(Sizes(1024, u64::MAX)));
+        assert_eq!("..10".parse(), Ok(Sizes(0, 10)));
+        assert!("10".parse::<Sizes>().is_err());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!("30s".parse(), Ok(Millis(30_000)));
+        assert_eq!("1h30m".parse(), Ok(Millis(5_400_000)));
+        assert_eq!("7d".parse(), Ok(Millis(604_800_000)));
+        assert_eq!("-5m".parse(), Ok(Millis(-300_000)));
+        assert_eq!("90".parse(), Ok(Millis(90_000)));
+        assert!("soon".parse::<Millis>().is_err());
+        assert_eq!("2026-11-23T00:00:00Z".parse(), Ok(Moment(1_795_392_000_000)));
+        assert_eq!("1795392000".parse(), Ok(Moment(1_795_392_000_000)));
+        assert_eq!("1795392000123".parse(), Ok(Moment(1_795_392_000_123)));
+        assert_eq!("none".parse(), Ok(Ttls(Ttl::None)));
+        assert_eq!("1h..2h".parse(), Ok(Ttls(Ttl::Between(3_600_000, 7_200_000))));
+    }
+}

@@ -1,0 +1,809 @@
+//! Keys of a snapshot → commands, straight from the mapped bytes into a worker's block.
+
+use super::target::{Dialect, Feature, TWEMPROXY_KEY_BYTES, Target};
+use super::{restore, stream};
+use crate::cursor::Cursor;
+use crate::encoding::Element;
+use crate::encoding::listpack::Boundary;
+use crate::encoding::string::{Scratch, Str, string};
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::{Filter, Verdict};
+use crate::rdb::scan::{Part, Span, Task};
+use crate::rdb::{Format, Function, Key, Reader, Record, key_name, type_name};
+use crate::resp::write::{Chunks, Out};
+use crate::tally::{Limit, Reject, Tally};
+use crate::transform::Transform;
+use crate::value::array::{self, Value};
+use crate::value::hash::{self, Source};
+use crate::value::zset::{self, Score};
+use crate::value::{Head, Kind, Room, Templates, TypeByte, check, list, set, skip};
+
+/// The form of values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// SET, RPUSH, HSET …; RESTORE only for what has no commands.
+    #[default]
+    Commands,
+    /// RESTORE for everything.
+    Restore,
+    /// Strings by SET, everything else by RESTORE where payload and version allow.
+    Auto,
+}
+
+/// What becomes of keys that the destination holds already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExist {
+    /// They are replaced: DEL before a key of several commands, REPLACE for RESTORE.
+    #[default]
+    Replace,
+    /// They are added to: no DEL. For destinations known to be empty.
+    Merge,
+    /// RESTORE without REPLACE, so that the server refuses.
+    Fail,
+}
+
+/// What becomes of the run when a key cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// It stops there.
+    #[default]
+    Stop,
+    /// The key is left out and counted.
+    Continue,
+}
+
+/// How keys become commands.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Which keys pass.
+    pub filter: Filter,
+    /// What changes.
+    pub transform: Transform,
+    /// What the destination understands.
+    pub target: Target,
+    /// The form of values.
+    pub mode: Mode,
+    /// Keys that are there already.
+    pub on_exist: OnExist,
+    /// Keys that cannot be read.
+    pub on_error: OnError,
+    /// Most elements of a command.
+    pub batch_elements: u64,
+    /// Most bytes of a command of several elements.
+    pub batch_bytes: usize,
+    /// Leave out function libraries and cached scripts.
+    pub no_functions: bool,
+}
+
+/// Values above this size go as commands in `auto`, so that the destination is not held up by one key.
+pub const AUTO_RESTORE_BYTES: usize = 64 << 20;
+/// Strings above this size need SETRANGE: one argument may not be larger by default.
+const BULK_LIMIT: usize = 512 << 20;
+/// Bytes of one SETRANGE.
+const SETRANGE_BYTES: usize = 64 << 20;
+/// Longer keys are not renamed: their new name would have to be built in memory.
+const RENAME_BYTES: usize = 8 << 20;
+
+/// What became of a key.
+pub(super) enum Outcome {
+    Written,
+    /// No element: servers leave such keys out.
+    Empty,
+    /// Nothing but expired fields.
+    Expired,
+    Rejected {
+        command: &'static str,
+        error: String,
+    },
+}
+
+impl Outcome {
+    pub(super) fn needs(command: &'static str, feature: Feature, target: &Target) -> Outcome {
+        let error = format!("{command} needs {}; the target is {}", feature.needs(), target.shown());
+        Outcome::Rejected { command, error }
+    }
+}
+
+/// A key on its way out.
+pub(super) struct One<'a, 'k> {
+    /// Its name at the destination.
+    pub key: &'k [u8],
+    pub expire_at_ms: Option<i64>,
+    pub record: Key<'a>,
+    /// Its value from the first byte, to its last.
+    pub value: Cursor<'a>,
+    pub part: Part,
+    pub templates: &'k Templates,
+}
+
+/// What a worker keeps from one task to the next.
+pub struct Worker<'s, 'a> {
+    file: Cursor<'a>,
+    format: Format,
+    key_scratch: Scratch,
+    renamed: Vec<u8>,
+    /// Database of the last key written in the present task.
+    pub db: Option<u64>,
+    /// Keys that could not be written in the present task.
+    pub rejects: Vec<Reject>,
+    /// Counts of the present task.
+    pub tally: Tally,
+    /// The task is a part of a key that cannot be read: the key's later parts are to be dropped.
+    pub gone: bool,
+    e: Encoder<'s>,
+}
+
+/// What the encoders of all types use.
+pub(super) struct Encoder<'s> {
+    pub settings: &'s Settings,
+    pub room: Room,
+    pub seen: check::Seen,
+    pub stage: Vec<u8>,
+}
+
+impl<'s, 'a> Worker<'s, 'a> {
+    /// `unpack_limit`: the largest string that is unpacked in memory, in bytes.
+    pub fn new(settings: &'s Settings, data: &'a [u8], format: Format, unpack_limit: usize) -> Self {
+        Worker {
+            file: Cursor::new(data, 0),
+            format,
+            key_scratch: Scratch::new(unpack_limit),
+            renamed: Vec::new(),
+            db: None,
+            rejects: Vec::new(),
+            tally: Tally::default(),
+            gone: false,
+            e: Encoder {
+                settings,
+                room: Room::new(unpack_limit),
+                seen: check::Seen::default(),
+                stage: Vec::new(),
+            },
+        }
+    }
+
+    /// Writes a task's keys. Counts and rejects are the caller's to take.
+    pub fn run(&mut self, task: &Task, out: &mut Out<'_>) -> Result<()> {
+        self.db = None;
+        out.first_db = None;
+        self.rejects.clear();
+        self.gone = false;
+        self.tally = Tally::default();
+        let result = match task.span {
+            Span::Records { from, to } => self.records(task, from, to, out),
+            Span::Part { record, value_end, part } => {
+                let mut reader = Reader::new(self.file, self.format, record);
+                match reader.next()? {
+                    Record::Key(key) => self.key(&mut reader, key, task, task.db, part, Some(value_end), out),
+                    _ => unreachable!("the scan gave the position of a key"),
+                }
+            }
+        };
+        self.tally.commands = std::mem::take(&mut out.commands);
+        result
+    }
+
+    fn records(&mut self, task: &Task, from: usize, to: usize, out: &mut Out<'_>) -> Result<()> {
+        let mut reader = Reader::new(self.file, self.format, from);
+        let mut db = task.db;
+        while reader.c.pos() < to {
+            match reader.next()? {
+                Record::Key(key) => self.key(&mut reader, key, task, db, Part::WHOLE, None, out)?,
+                Record::Select(n) => db = n,
+                Record::Function(function) => self.function(function, out)?,
+                Record::Aux { name, value } => self.aux(name, value, out)?,
+                Record::ModuleAux(_) => self.tally.limit(Limit::ModuleAux, 1),
+                Record::Template { .. } | Record::Hint => {}
+                Record::Eof => break,
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)] // one caller for each of two shapes of a task
+    fn key(
+        &mut self,
+        reader: &mut Reader<'a>,
+        record: Key<'a>,
+        task: &Task,
+        db: u64,
+        part: Part,
+        value_end: Option<usize>,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let settings = self.e.settings;
+        let value = reader.c;
+        let skip_value = |c: &mut Cursor<'a>| match value_end {
+            Some(end) => {
+                c.seek(end);
+                Ok(())
+            }
+            None => skip(c, record.ty, &task.templates, &mut Vec::new()),
+        };
+        self.tally.read += u64::from(part.first);
+        let name = |type_name| key_name(&record, db, type_name, self.format);
+        let mut digits = itoa::Buffer::new();
+        let key = match record.key.load(&mut self.key_scratch) {
+            Ok(key) => key.as_bytes(&mut digits),
+            Err(error) => {
+                let error = error.in_key(|| name(type_name(record.ty, value)));
+                self.reject_broken(error, &record, db, b"", part)?;
+                return skip_value(&mut reader.c);
+            }
+        };
+        let verdict = settings.filter.verdict(
+            db,
+            key,
+            record.attributes.expire_at_ms,
+            || type_name(record.ty, value),
+            || {
+                let mut c = value;
+                // The scan passed over this value already; a length of 0 is never asked for.
+                skip_value(&mut c).map_or(0, |()| (c.pos() - value.pos()) as u64)
+            },
+        );
+        if verdict != Verdict::Pass {
+            match verdict {
+                Verdict::Expired => self.tally.expired += u64::from(part.first),
+                _ => self.tally.filtered += u64::from(part.first),
+            }
+            return skip_value(&mut reader.c);
+        }
+        let refused = if settings.transform.renames() && key.len() > RENAME_BYTES {
+            Some("its name is too long to be changed".to_owned())
+        } else if settings.target.dialect == Dialect::Twemproxy && key.len() > TWEMPROXY_KEY_BYTES {
+            Some(format!(
+                "its name has {} bytes; twemproxy with its default mbuf size forwards {TWEMPROXY_KEY_BYTES}",
+                key.len()
+            ))
+        } else {
+            None
+        };
+        let new_key = if settings.transform.renames() && refused.is_none() {
+            settings.transform.rename(key, &mut self.renamed);
+            &self.renamed[..]
+        } else {
+            key
+        };
+        if refused.is_none() && !settings.target.dialect.single_db() {
+            let db = settings.transform.db(db);
+            if self.db != Some(db) {
+                match self.db {
+                    None => out.first_db = Some(db),
+                    Some(_) => {
+                        out.array(2);
+                        out.bulk(b"SELECT");
+                        out.bulk_int(db as i64);
+                        out.end()?;
+                    }
+                }
+                self.db = Some(db);
+            }
+        }
+        out.handed_on = false;
+        let mark = (out.pos(), out.commands);
+        let one = One {
+            key: new_key,
+            expire_at_ms: settings.transform.expiry(record.attributes.expire_at_ms),
+            record,
+            value,
+            part,
+            templates: &task.templates,
+        };
+        let result = match refused {
+            Some(error) => Ok(Outcome::Rejected { command: "SET", error }),
+            None => self.e.one(&one, &mut reader.c, &skip_value, out, &mut self.tally),
+        };
+        let result = result.map_err(|e| e.in_key(|| name(type_name(record.ty, value))));
+        match result {
+            Ok(Outcome::Written) => {
+                self.tally.written += u64::from(part.last);
+                if part.first {
+                    self.count_attributes(&record);
+                }
+            }
+            Ok(Outcome::Empty) => {
+                self.tally.filtered += 1;
+                self.tally.limit(Limit::EmptyKeys, 1);
+            }
+            Ok(Outcome::Expired) => self.tally.expired += 1,
+            Ok(Outcome::Rejected { command, error }) => {
+                if part.first {
+                    self.tally.rejected += 1;
+                    self.rejects.push(Reject {
+                        db: Some(db),
+                        key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),
+                        type_name: type_name(record.ty, value),
+                        command: command.to_owned(),
+                        error,
+                    });
+                }
+                reader.c = value;
+                skip_value(&mut reader.c)?;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Stopped | ErrorKind::Io { .. }) => return Err(error),
+            Err(error) => {
+                // What was written of this key goes: out of the block, or by DEL where it left already.
+                if !out.handed_on {
+                    out.truncate(mark.0);
+                    out.commands = mark.1;
+                }
+                if settings.on_error == OnError::Continue && (out.handed_on || !part.first) {
+                    out.command(&[b"DEL", new_key])?;
+                }
+                let key = key[..key.len().min(Reject::KEY_BYTES)].to_vec();
+                self.reject_broken(error, &record, db, &key, part)?;
+                reader.c = value;
+                skip_value(&mut reader.c)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A key that cannot be read ends the run, or is counted where the user said so.
+    fn reject_broken(&mut self, error: Error, record: &Key<'_>, db: u64, key: &[u8], part: Part) -> Result<()> {
+        if self.e.settings.on_error == OnError::Stop {
+            self.tally.read -= u64::from(part.first);
+            return Err(error);
+        }
+        self.tally.rejected += 1;
+        self.rejects.push(Reject {
+            db: Some(db),
+            key: key.to_vec(),
+            type_name: record.ty.kind().name().to_owned(),
+            command: String::new(),
+            error: error.to_string(),
+        });
+        self.gone |= !(part.first && part.last);
+        Ok(())
+    }
+
+    fn count_attributes(&mut self, record: &Key<'_>) {
+        let attributes = &record.attributes;
+        // RESTORE carries them; its encoder has counted nothing in that case.
+        if attributes.meta.is_some() && !self.e.carries_meta(record) {
+            self.tally.limit(Limit::KeyMeta, 1);
+        }
+        if self.e.goes_as_restore(record) && self.e.settings.target.has(Feature::RestoreAbsTtl) {
+            return;
+        }
+        self.tally.limit(Limit::IdleTimes, u64::from(attributes.idle_secs.is_some()));
+        self.tally.limit(Limit::Frequencies, u64::from(attributes.freq.is_some()));
+    }
+
+    fn function(&mut self, function: Function<'_>, out: &mut Out<'_>) -> Result<()> {
+        let settings = self.e.settings;
+        if settings.no_functions {
+            return Ok(());
+        }
+        let mut digits = itoa::Buffer::new();
+        let mut converted = Vec::new();
+        let code = match function {
+            Function::Library(code) => code.load(&mut self.e.room.one)?.as_bytes(&mut digits),
+            Function::PreGa { name, engine, code } => {
+                converted.extend_from_slice(b"#!");
+                let text = engine.load(&mut self.e.room.one)?;
+                converted.extend_from_slice(&text.as_bytes(&mut digits).to_ascii_lowercase());
+                converted.extend_from_slice(b" name=");
+                converted.extend_from_slice(name.load(&mut self.e.room.one)?.as_bytes(&mut digits));
+                converted.push(b'\n');
+                converted.extend_from_slice(code.load(&mut self.e.room.one)?.as_bytes(&mut digits));
+                &converted
+            }
+        };
+        let refused = if settings.target.dialect == Dialect::Twemproxy {
+            Some("twemproxy forwards no FUNCTION LOAD: load it into each server directly".to_owned())
+        } else if !settings.target.has(Feature::Functions) {
+            Some(format!("FUNCTION LOAD needs {}; the target is {}", Feature::Functions.needs(), settings.target.shown()))
+        } else {
+            None
+        };
+        if let Some(error) = refused {
+            self.tally.libraries_rejected += 1;
+            let first_line = code.split(|b| *b == b'\n').next().unwrap_or_default();
+            self.rejects.push(Reject {
+                db: None,
+                key: first_line[..first_line.len().min(Reject::KEY_BYTES)].to_vec(),
+                type_name: "function".to_owned(),
+                command: "FUNCTION LOAD".to_owned(),
+                error,
+            });
+            return Ok(());
+        }
+        self.tally.libraries += 1;
+        match settings.on_exist {
+            OnExist::Replace => out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]),
+            OnExist::Merge | OnExist::Fail => out.command(&[b"FUNCTION", b"LOAD", code]),
+        }
+    }
+
+    /// Up to 6.2 snapshots carry the scripts that replicas may be asked for by EVALSHA.
+    fn aux(&mut self, name: Str<'_>, value: Str<'_>, out: &mut Out<'_>) -> Result<()> {
+        if !matches!(name, Str::Raw(b"lua")) || self.e.settings.no_functions {
+            return Ok(());
+        }
+        if self.e.settings.target.dialect == Dialect::Twemproxy {
+            self.tally.limit(Limit::Scripts, 1);
+            return Ok(());
+        }
+        let mut digits = itoa::Buffer::new();
+        let body = value.load(&mut self.e.room.one)?;
+        self.tally.libraries += 1;
+        out.command(&[b"SCRIPT", b"LOAD", body.as_bytes(&mut digits)])
+    }
+}
+
+/// Bytes that an element will take, roughly: decides only how commands are cut.
+#[inline]
+fn size(element: Element<'_>) -> usize {
+    match element {
+        Element::Bytes(bytes) => bytes.len(),
+        Element::Int(_) => 20,
+    }
+}
+
+impl Encoder<'_> {
+    /// Whether a value of this type has no commands in the dialect.
+    fn only_restore(&self, ty: TypeByte) -> bool {
+        match ty.kind() {
+            Kind::Module | Kind::Gcra | Kind::PathHash => true,
+            Kind::Stream | Kind::Array => self.settings.target.dialect == Dialect::Twemproxy,
+            Kind::Hash => {
+                self.settings.target.dialect == Dialect::Twemproxy
+                    && ty.has_field_expiry()
+                    && !self.settings.transform.no_ttl
+            }
+            Kind::String | Kind::List | Kind::Set | Kind::Zset => false,
+        }
+    }
+
+    /// Whether a key is written as RESTORE, unless its payload turns out to be one that servers read
+    /// differently.
+    fn goes_as_restore(&self, record: &Key<'_>) -> bool {
+        match self.settings.mode {
+            Mode::Commands => self.only_restore(record.ty),
+            Mode::Restore => true,
+            Mode::Auto => {
+                let hints = record.attributes.idle_secs.is_some() || record.attributes.freq.is_some();
+                (record.ty != TypeByte::String || hints || record.attributes.meta.is_some())
+                    && self.settings.target.has(Feature::Restore)
+                    && self.settings.target.takes_payload(restore::version(record.ty))
+            }
+        }
+    }
+
+    pub(super) fn carries_meta(&self, record: &Key<'_>) -> bool {
+        self.goes_as_restore(record)
+            && self.settings.target.has(Feature::KeyMeta)
+            && self.settings.target.takes_payload(13)
+    }
+
+    fn one<'a>(
+        &mut self,
+        one: &One<'a, '_>,
+        c: &mut Cursor<'a>,
+        skip_value: &dyn Fn(&mut Cursor<'a>) -> Result<()>,
+        out: &mut Out<'_>,
+        tally: &mut Tally,
+    ) -> Result<Outcome> {
+        let ty = one.record.ty;
+        if self.goes_as_restore(&one.record) {
+            skip_value(c)?;
+            let large = c.pos() - one.value.pos() > AUTO_RESTORE_BYTES;
+            let shifted = ty.has_field_expiry() && self.settings.transform.changes_expiry();
+            let by_commands = self.settings.mode == Mode::Auto && large || shifted;
+            if !by_commands || self.only_restore(ty) {
+                match self.restore(one, c.pos(), out)? {
+                    restore::Done::Outcome(outcome) => {
+                        if matches!(outcome, Outcome::Written) {
+                            tally.as_restore += 1;
+                            let unasked = self.settings.mode == Mode::Commands;
+                            tally.limit(Limit::AsRestore, u64::from(unasked));
+                        }
+                        return Ok(outcome);
+                    }
+                    // Servers on either side of 8.8 read this payload differently; commands are exact.
+                    restore::Done::Boundary => tally.limit(Limit::AsCommands, 1),
+                }
+            }
+            *c = one.value;
+            let outcome = self.commands(one, c, out, tally);
+            *c = one.value;
+            skip_value(c)?;
+            return outcome;
+        }
+        self.commands(one, c, out, tally)
+    }
+
+    fn limits(&self) -> (u64, usize) {
+        let elements =
+            if self.settings.target.has(Feature::Variadic) { self.settings.batch_elements } else { 1 };
+        (elements, self.settings.batch_bytes)
+    }
+
+    /// Writes a key, or a part of one, as commands; leaves `c` behind what was read.
+    fn commands(
+        &mut self,
+        one: &One<'_, '_>,
+        c: &mut Cursor<'_>,
+        out: &mut Out<'_>,
+        tally: &mut Tally,
+    ) -> Result<Outcome> {
+        let ty = one.record.ty;
+        let kind = ty.kind();
+        let target = &self.settings.target;
+        if kind == Kind::String {
+            let value = string(c)?;
+            return self.string(one, value, out);
+        }
+        match kind {
+            Kind::Stream if !target.has(Feature::Streams) => {
+                return Ok(Outcome::needs("XADD", Feature::Streams, target));
+            }
+            Kind::Array if !target.has(Feature::Arrays) => {
+                return Ok(Outcome::needs("ARMSET", Feature::Arrays, target));
+            }
+            Kind::Hash if !target.has(Feature::FieldExpiry) && self.writes_field_expiry(ty) => {
+                return Ok(Outcome::needs("HPEXPIREAT", Feature::FieldExpiry, target));
+            }
+            _ if self.only_restore(ty) => {
+                let error = "the value has no commands and RESTORE cannot carry it".to_owned();
+                return Ok(Outcome::Rejected { command: "RESTORE", error });
+            }
+            _ => {}
+        }
+        let (mark, commands) = (out.pos(), out.commands);
+        if one.part.first && self.settings.on_exist == OnExist::Replace {
+            out.array(2);
+            out.bulk(b"DEL");
+            out.bulk_any(one.key)?;
+            out.end()?;
+        }
+        let head = Head::parse(c, ty, one.templates)?;
+        let whole_items = head.items;
+        if !one.part.first {
+            c.seek(one.part.pos);
+        }
+        let items = one.part.items.min(whole_items - one.part.first_item);
+        let limits = self.limits();
+        let mut boundary = Boundary::default();
+        let mut expired_fields = 0;
+        let key = one.key;
+        let elements = match kind {
+            Kind::List => {
+                let expected = if ty == TypeByte::List { items } else { 0 };
+                let mut chunks = Chunks::new("RPUSH", key, 1, limits, expected);
+                list::for_each(c, ty, items, &mut self.room, &mut boundary, |element| {
+                    chunks.push(out, size(element), |out| out.bulk_element_any(element))
+                })?;
+                chunks.close(out)?;
+                chunks.total
+            }
+            Kind::Set => {
+                let expected = if ty == TypeByte::Set { items } else { 0 };
+                let mut chunks = Chunks::new("SADD", key, 1, limits, expected);
+                set::for_each(c, ty, items, &mut self.room, &mut boundary, |member| {
+                    chunks.push(out, size(member), |out| out.bulk_element_any(member))
+                })?;
+                chunks.close(out)?;
+                chunks.total
+            }
+            Kind::Zset => {
+                let expected = if matches!(ty, TypeByte::Zset | TypeByte::Zset2) { items } else { 0 };
+                let mut chunks = Chunks::new("ZADD", key, 2, limits, expected);
+                zset::for_each(c, ty, items, &mut self.room, &mut boundary, |member, score| {
+                    chunks.push(out, size(member), |out| {
+                        match score {
+                            Score::Text(text) => out.bulk(text),
+                            Score::Double(value) => out.bulk_double(value),
+                            Score::Int(n) => out.bulk_int(n),
+                        }
+                        out.bulk_element_any(member)
+                    })
+                })?;
+                chunks.close(out)?;
+                chunks.total
+            }
+            Kind::Hash => {
+                let source = Source { file: one.value, templates: one.templates, head };
+                let verb = if target.has(Feature::HsetMany) { "HSET" } else { "HMSET" };
+                let expected = if ty == TypeByte::Hash { items } else { 0 };
+                let mut chunks = Chunks::new(verb, key, 2, limits, expected);
+                let filter = &self.settings.filter;
+                let from = *c;
+                hash::for_each(c, ty, items, source, &mut self.room, &mut boundary, |field, value, expiry| {
+                    if expiry.is_some_and(|at| at <= filter.now_ms) && !filter.keep_expired {
+                        expired_fields += 1;
+                        return Ok(());
+                    }
+                    chunks.push(out, size(field) + size(value), |out| {
+                        out.bulk_element_any(field)?;
+                        out.bulk_element_any(value)
+                    })
+                })?;
+                chunks.close(out)?;
+                let total = chunks.total;
+                if self.writes_field_expiry(ty) {
+                    self.field_expiry(one, from, items, source, out)?;
+                }
+                total
+            }
+            Kind::Array => {
+                let mut chunks = Chunks::new("ARMSET", key, 2, limits, items);
+                array::for_each(c, items, &mut self.room.one, |index, value| {
+                    let bytes = match value {
+                        Value::Element(element) => size(element),
+                        Value::Double(_) => 24,
+                    };
+                    chunks.push(out, bytes, |out| {
+                        let mut digits = itoa::Buffer::new();
+                        out.bulk(digits.format(index).as_bytes());
+                        match value {
+                            Value::Element(element) => out.bulk_element_any(element),
+                            Value::Double(value) => {
+                                out.bulk_double(value);
+                                Ok(())
+                            }
+                        }
+                    })
+                })?;
+                chunks.close(out)?;
+                if let (Some(cursor), true) = (head.cursor, one.part.last) {
+                    let mut digits = itoa::Buffer::new();
+                    // ARSEEK names the next index to insert at, the file the last one inserted.
+                    out.command(&[b"ARSEEK", key, digits.format(cursor.wrapping_add(1)).as_bytes()])?;
+                }
+                chunks.total
+            }
+            Kind::Stream => match self.stream(one, c, items, whole_items, out, tally)? {
+                // A stream may be empty.
+                stream::Done::Written => 1,
+                stream::Done::Rejected(outcome) => {
+                    out.truncate(mark);
+                    out.commands = commands;
+                    return Ok(outcome);
+                }
+            },
+            Kind::String | Kind::Module | Kind::Gcra | Kind::PathHash => {
+                unreachable!("{kind:?} is written above or as RESTORE")
+            }
+        };
+        tally.limit(Limit::ExpiredFields, expired_fields);
+        if elements == 0 && one.part.first && one.part.last {
+            out.truncate(mark);
+            out.commands = commands;
+            return Ok(if expired_fields > 0 { Outcome::Expired } else { Outcome::Empty });
+        }
+        if let (Some(at), true) = (one.expire_at_ms, one.part.last) {
+            self.expire(key, at, out)?;
+        }
+        Ok(Outcome::Written)
+    }
+
+    fn writes_field_expiry(&self, ty: TypeByte) -> bool {
+        ty.has_field_expiry() && !self.settings.transform.no_ttl
+    }
+
+    fn string(&mut self, one: &One<'_, '_>, value: Str<'_>, out: &mut Out<'_>) -> Result<Outcome> {
+        let value = value.load(&mut self.room.one)?;
+        if value.len() > BULK_LIMIT
+            && let Element::Bytes(bytes) = value
+        {
+            if self.settings.on_exist == OnExist::Replace {
+                out.command(&[b"DEL", one.key])?;
+            }
+            let mut offset = 0;
+            for piece in bytes.chunks(SETRANGE_BYTES) {
+                let mut digits = itoa::Buffer::new();
+                out.command(&[b"SETRANGE", one.key, digits.format(offset).as_bytes(), piece])?;
+                offset += piece.len();
+            }
+            if let Some(at) = one.expire_at_ms {
+                self.expire(one.key, at, out)?;
+            }
+            return Ok(Outcome::Written);
+        }
+        let with_expiry = one.expire_at_ms.filter(|_| self.settings.target.has(Feature::SetPxat));
+        out.raw(if with_expiry.is_some() { b"*5\r\n$3\r\nSET\r\n" } else { b"*3\r\n$3\r\nSET\r\n" });
+        out.bulk_any(one.key)?;
+        out.bulk_element_any(value)?;
+        if let Some(at) = with_expiry {
+            out.bulk(b"PXAT");
+            // SET takes no time before 1970; both are past, and the key goes at once.
+            out.bulk_int(at.max(1));
+        }
+        out.end()?;
+        if let (Some(at), None) = (one.expire_at_ms, with_expiry) {
+            self.expire(one.key, at, out)?;
+        }
+        Ok(Outcome::Written)
+    }
+
+    /// The expiry of a key that is written already.
+    pub(super) fn expire(&self, key: &[u8], at_ms: i64, out: &mut Out<'_>) -> Result<()> {
+        let mut digits = itoa::Buffer::new();
+        if self.settings.target.has(Feature::PExpireAt) {
+            out.command(&[b"PEXPIREAT", key, digits.format(at_ms).as_bytes()])
+        } else {
+            let secs = at_ms.div_euclid(1000) + i64::from(at_ms.rem_euclid(1000) > 0);
+            out.command(&[b"EXPIREAT", key, digits.format(secs).as_bytes()])
+        }
+    }
+
+    /// HPEXPIREAT for the fields that have an expiry, those next to each other with one time together.
+    fn field_expiry(
+        &mut self,
+        one: &One<'_, '_>,
+        mut c: Cursor<'_>,
+        items: u64,
+        source: Source<'_, '_>,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let settings = self.settings;
+        let (key, filter) = (one.key, &settings.filter);
+        let (max_elements, max_bytes) = self.limits();
+        let mut group = Group { stage: &mut self.stage, count: 0, at: 0 };
+        group.stage.clear();
+        let write = |group: &mut Group<'_>, out: &mut Out<'_>| -> Result<()> {
+            if group.count == 0 {
+                return Ok(());
+            }
+            out.array(5 + group.count);
+            out.bulk(b"HPEXPIREAT");
+            out.bulk_any(key)?;
+            out.bulk_int(group.at);
+            out.bulk(b"FIELDS");
+            out.bulk_int(group.count as i64);
+            out.large(group.stage)?;
+            group.stage.clear();
+            group.count = 0;
+            out.end()
+        };
+        let mut boundary = Boundary::default();
+        hash::for_each(&mut c, one.record.ty, items, source, &mut self.room, &mut boundary, |field, _, expiry| {
+            let Some(at) = expiry.filter(|at| *at > filter.now_ms || filter.keep_expired) else {
+                return Ok(());
+            };
+            let at = settings.transform.expiry(Some(at)).unwrap_or(at).max(0);
+            if at != group.at || group.count >= max_elements || group.stage.len() >= max_bytes {
+                write(&mut group, out)?;
+            }
+            group.at = at;
+            if size(field) >= crate::resp::write::LARGE {
+                write(&mut group, out)?;
+                out.array(6);
+                out.bulk(b"HPEXPIREAT");
+                out.bulk_any(key)?;
+                out.bulk_int(at);
+                out.bulk(b"FIELDS");
+                out.bulk_int(1);
+                out.bulk_element_any(field)?;
+                return out.end();
+            }
+            group.push(field);
+            Ok(())
+        })?;
+        write(&mut group, out)
+    }
+}
+
+/// Arguments gathered until it is known how many there are.
+pub(super) struct Group<'a> {
+    pub stage: &'a mut Vec<u8>,
+    pub count: u64,
+    pub at: i64,
+}
+
+impl Group<'_> {
+    pub(super) fn push(&mut self, element: Element<'_>) {
+        let mut digits = itoa::Buffer::new();
+        let bytes = element.as_bytes(&mut digits);
+        let mut len = itoa::Buffer::new();
+        self.stage.push(b'$');
+        self.stage.extend_from_slice(len.format(bytes.len()).as_bytes());
+        self.stage.extend_from_slice(b"\r\n");
+        self.stage.extend_from_slice(bytes);
+        self.stage.extend_from_slice(b"\r\n");
+        self.count += 1;
+    }
+}

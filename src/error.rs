@@ -1,0 +1,320 @@
+//! One error: what is wrong, at which byte, in which key.
+
+use std::fmt;
+
+use crate::cursor::At;
+use crate::encoding::lzf::Why;
+
+/// The library's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong with an input, where, and in which key. One word wide.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    at: Option<At>,
+    key: Option<KeyName>,
+}
+
+/// The key an error or a rejection belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyName {
+    /// Database number as it stands in the file.
+    pub db: u64,
+    /// The key's bytes, cut at 64.
+    pub key: Vec<u8>,
+    /// Its type as the TYPE command would name it.
+    pub type_name: String,
+    /// RDB version of the file.
+    pub rdb_version: u16,
+}
+
+/// Keys longer than this are cut in messages.
+pub const KEY_SHOWN: usize = 64;
+
+/// What is wrong. The section numbers are those of `src/rdb/format.md` (FORMAT).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The file ends in the middle of something.
+    #[error("file ends early: {wanted} more bytes were needed and {left} are left")]
+    Truncated {
+        /// Bytes that the record still needed.
+        wanted: u64,
+        /// Bytes that were there.
+        left: u64,
+    },
+    /// Neither `REDIS` nor `VALKEY` at the start (FORMAT §1.2).
+    #[error("not an RDB file: it begins with {found:?}")]
+    NotRdb {
+        /// The first bytes, escaped.
+        found: String,
+    },
+    /// The magic's version is none that is known (FORMAT §1.3).
+    #[error("unknown RDB version {magic:?}; known are REDIS0001 to REDIS0015 and VALKEY080 to VALKEY081")]
+    UnknownVersion {
+        /// The nine bytes of magic and version, escaped.
+        magic: String,
+    },
+    /// A streaming-compressed snapshot (FORMAT §1.5).
+    #[error(
+        "the file is wrapped in Valkey's VKCS compression, which is not read here; save it with that compression off"
+    )]
+    Vkcs,
+    /// A record that begins with a byte no known version uses (FORMAT §3.1, §4.0).
+    #[error("unknown {} {byte} (0x{byte:02x}) in a file of version {version}{}", if *.byte >= 242 { "opcode" } else { "type" }, after_key(.after))]
+    UnknownType {
+        /// The byte.
+        byte: u8,
+        /// The file's magic and version.
+        version: String,
+        /// The last key before it, escaped.
+        after: Option<String>,
+    },
+    /// A module value of the pre-release layout without opcodes (type 6).
+    #[error("module value of a pre-release of Redis 4.0 (type 6): its length is not recorded anywhere")]
+    ModulePreGa,
+    /// The UPDATE opcode belongs to a replication stream (FORMAT §3.1).
+    #[error("opcode 242 (UPDATE) stands only in a Valkey replication stream, not in a snapshot file")]
+    UpdateOpcode,
+    /// A length byte that the format reserves (FORMAT §2.1).
+    #[error("invalid length byte 0x{0:02x}")]
+    BadLength(u8),
+    /// A string encoding that is not known (FORMAT §2.2).
+    #[error("invalid string encoding 0x{0:02x}")]
+    BadString(u8),
+    /// More elements are announced than bytes are left (FORMAT §7.1).
+    #[error("{count} {what} are announced and only {left} bytes are left")]
+    BadCount {
+        /// What is counted.
+        what: &'static str,
+        /// The announced number.
+        count: u64,
+        /// Bytes left.
+        left: u64,
+    },
+    /// A compressed string that does not unpack (FORMAT §2.3).
+    #[error("compressed string is broken {at} bytes into it: {why}")]
+    BadLzf {
+        /// Byte of the compressed block.
+        at: usize,
+        /// What is wrong.
+        why: Why,
+    },
+    /// The announced size is more than LZF can give (FORMAT §2.3).
+    #[error("compressed string of {packed} bytes claims to unpack to {len}, more than the format can give")]
+    LzfTooLong {
+        /// Compressed bytes.
+        packed: u64,
+        /// Announced bytes.
+        len: u64,
+    },
+    /// Intset header and size disagree, or members out of order (FORMAT §4.4).
+    #[error("intset is broken: {0}")]
+    BadIntset(&'static str),
+    /// Listpack (FORMAT §4.6).
+    #[error("listpack {0}")]
+    BadListpack(&'static str),
+    /// Ziplist (FORMAT §4.3).
+    #[error("ziplist {0}")]
+    BadZiplist(&'static str),
+    /// Zipmap (FORMAT §4.2).
+    #[error("zipmap {0}")]
+    BadZipmap(&'static str),
+    /// A quicklist node with a container number other than 1 or 2 (FORMAT §4.5).
+    #[error("quicklist node has unknown container {0}")]
+    BadContainer(u64),
+    /// A score that is not a number (FORMAT §2.4).
+    #[error("score {0}")]
+    BadScore(&'static str),
+    /// An odd number of elements where pairs (or triples) belong.
+    #[error("{0} elements where {1} belong together")]
+    OddElements(u64, u8),
+    /// Field expiry outside what the format stores (FORMAT §4.7, §4.8).
+    #[error("field expiry {0} is outside the range that servers store")]
+    BadFieldExpiry(i64),
+    /// Stream (FORMAT §4.9).
+    #[error("stream {0}")]
+    BadStream(&'static str),
+    /// Module value or module aux field (FORMAT §4.10).
+    #[error("module value has unknown item opcode {0}")]
+    BadModuleItem(u64),
+    /// MODULE_AUX without its `when` (FORMAT §4.10).
+    #[error("module aux field {0}")]
+    BadModuleAux(&'static str),
+    /// Array (FORMAT §4.11).
+    #[error("array {0}")]
+    BadArray(&'static str),
+    /// Hash template (FORMAT §4.11b).
+    #[error("hash template {0}")]
+    BadTemplate(&'static str),
+    /// Key metadata (FORMAT §3.4).
+    #[error("key metadata {0}")]
+    BadKeyMeta(&'static str),
+    /// The same member twice in a packed value; servers refuse it under deep check.
+    #[error("{0} occurs twice in a packed value")]
+    Duplicate(&'static str),
+    /// Packed sorted set out of order.
+    #[error("packed sorted set is not ordered by score")]
+    Unordered,
+    /// The checksum does not match (FORMAT §5.1).
+    #[error("checksum does not match: the file says {stored:016x}, its bytes give {computed:016x}")]
+    Checksum {
+        /// As stored after the EOF opcode.
+        stored: u64,
+        /// As computed.
+        computed: u64,
+    },
+    /// An AOF with an RDB preamble was given: its commands would be left out.
+    #[error("an append-only file: commands follow the snapshot in it, and this version converts snapshots only")]
+    AofTail,
+    /// A gzip or zstd file that does not unpack.
+    #[error("{what} data is broken or ends early: {why}")]
+    Packed {
+        /// The compression.
+        what: &'static str,
+        /// Its decoder's words.
+        why: String,
+    },
+    /// The file is no RDB, but of another kind this version does not read.
+    #[error("{0}")]
+    OtherKind(&'static str),
+    /// Function library of a pre-release that cannot be carried over.
+    #[error("function library {0}")]
+    BadFunction(&'static str),
+    /// The file was rewritten in place while it was mapped.
+    #[error("the file was changed while it was read, so what was written cannot be trusted; try again, or with --no-mmap")]
+    Changed,
+    /// The run was asked to stop.
+    #[error("stopped")]
+    Stopped,
+    /// A local file could not be read or written.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The system's word.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Keys of several databases for a destination that has one.
+    #[error("{0}")]
+    Databases(String),
+}
+
+fn after_key(key: &Option<String>) -> String {
+    match key {
+        Some(key) => format!(", after key {key}"),
+        None => ", before any key".to_owned(),
+    }
+}
+
+impl Error {
+    /// An error at a place.
+    #[cold]
+    pub fn new(kind: ErrorKind, at: At) -> Self {
+        Error(Box::new(Inner { kind, at: Some(at), key: None }))
+    }
+
+    /// An error that belongs to no byte.
+    #[cold]
+    pub fn plain(kind: ErrorKind) -> Self {
+        Error(Box::new(Inner { kind, at: None, key: None }))
+    }
+
+    /// A failure of the local system while doing `what`.
+    #[cold]
+    pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Error::plain(ErrorKind::Io { what: what.into(), source })
+    }
+
+    /// Adds the key, unless a deeper caller knew it already.
+    #[cold]
+    #[must_use]
+    pub fn in_key(mut self, name: impl FnOnce() -> KeyName) -> Self {
+        if self.0.key.is_none() && !matches!(self.0.kind, ErrorKind::Stopped | ErrorKind::Io { .. }) {
+            self.0.key = Some(name());
+        }
+        self
+    }
+
+    /// What is wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Where.
+    pub fn at(&self) -> Option<At> {
+        self.0.at
+    }
+
+    /// In which key.
+    pub fn key(&self) -> Option<&KeyName> {
+        self.0.key.as_ref()
+    }
+
+    /// The sentence, with keys shown or hashed.
+    pub fn describe(&self, hide_keys: bool) -> String {
+        use fmt::Write;
+        let mut text = self.0.kind.to_string();
+        if let Some(at) = self.0.at {
+            let _ = write!(text, " at byte {:#x}", at.offset);
+            if let Some(inside) = at.inside {
+                let _ = write!(text, " +{inside} inside");
+            }
+        }
+        if let Some(name) = &self.0.key {
+            let shown = show_key(&name.key, hide_keys);
+            let _ = write!(
+                text,
+                ", key {shown} in db {} ({}, RDB version {})",
+                name.db, name.type_name, name.rdb_version
+            );
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe(false))
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.kind {
+            ErrorKind::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A key as messages show it: quoted, escaped, cut at 64 bytes; or, with `hide`, a hash of it that
+/// lets two lines about one key be matched without showing the key.
+pub fn show_key(key: &[u8], hide: bool) -> String {
+    if hide {
+        return format!("#{:016x}", crate::encoding::crc64::crc64(key));
+    }
+    let mut text = String::from("\"");
+    for &b in key.iter().take(KEY_SHOWN) {
+        match b {
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            0x20..=0x7e => text.push(b as char),
+            _ => text.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    text.push('"');
+    if key.len() > KEY_SHOWN {
+        text.push('…');
+    }
+    text
+}

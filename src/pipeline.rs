@@ -1,0 +1,480 @@
+//! Joins the stages: one thread scans, workers encode, one thread writes, in order.
+//!
+//! Every task has a queue of its own for its blocks. The writer empties the queue of the oldest task, then
+//! that of the next. A worker whose queue is full waits; the oldest task never waits for another one, because
+//! tasks are begun in order. So a bounded number of blocks is alive, whatever the input holds.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use crate::command::encode::{OnError, Settings, Worker};
+use crate::cursor::Cursor;
+use crate::encoding::string::Scratch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Verdict;
+use crate::input::Input;
+use crate::rdb::scan::{Along, FileInfo, Scanner, Span, Task, check_whole};
+use crate::rdb::{Format, Reader, Record, type_name};
+use crate::resp::write::{Block, Blocks, Out};
+use crate::sink::Sink;
+use crate::tally::{Reject, Tally};
+use crate::value::{Templates, skip};
+
+/// When the checksum is held against the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Checksum {
+    /// Before the first byte is written.
+    #[default]
+    First,
+    /// While the file is read; a mismatch is found at its end.
+    Along,
+    /// Never.
+    Off,
+}
+
+/// How a run is carried out; nothing of it changes what is written.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Number of workers.
+    pub threads: usize,
+    /// When the checksum is checked.
+    pub checksum: Checksum,
+}
+
+/// How far a run is, for whoever watches; and the wish that it stop.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of input that are written or checked.
+    pub done: AtomicU64,
+    /// Bytes of input to go through in all, the check included.
+    pub total: AtomicU64,
+    /// Keys read.
+    pub keys: AtomicU64,
+    /// Bytes written.
+    pub bytes_out: AtomicU64,
+    /// Set to stop soon.
+    pub stop: AtomicBool,
+}
+
+impl Progress {
+    fn check_stop(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::plain(ErrorKind::Stopped)) } else { Ok(()) }
+    }
+}
+
+/// What a run did with one input.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Counts of all that was written, up to the error if there is one.
+    pub tally: Tally,
+    /// What the file says of itself.
+    pub info: FileInfo,
+    /// Magic and version.
+    pub magic: String,
+    /// What ended the run early.
+    pub error: Option<Error>,
+}
+
+/// What lasts from one input to the next: which database the destination has selected.
+#[derive(Debug, Default)]
+pub struct Stream {
+    db: Option<u64>,
+}
+
+/// Blocks that wait for the writer in one task's queue.
+const QUEUE_BLOCKS: usize = 2;
+/// Blocks that are written at once.
+const WRITE_BLOCKS: usize = 32;
+
+/// Sizes that follow from the number of threads, so that memory does not.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    block_bytes: usize,
+    tasks: usize,
+    unpack_limit: usize,
+}
+
+impl Budget {
+    fn for_threads(threads: usize) -> Budget {
+        // tasks × (queue + the block being filled + growth) × block: 40 MiB for 2 threads, 100 MiB for 64.
+        let block_bytes = if threads <= 4 { 1 << 20 } else { 256 << 10 };
+        let unpack_limit = ((48 << 20) / (3 * threads)).clamp(256 << 10, 8 << 20);
+        Budget { block_bytes, tasks: threads + 2, unpack_limit }
+    }
+}
+
+/// The most workers that are used.
+pub const MOST_THREADS: usize = 64;
+
+/// Writes the commands of `input` into `sink`. What could not be written is given to `reject` in order of
+/// the file. The output depends on the input and `settings` alone, not on the number of threads.
+pub fn convert(
+    input: &Input,
+    settings: &Settings,
+    options: &Options,
+    stream: &mut Stream,
+    sink: &mut dyn Sink,
+    reject: &mut (dyn FnMut(&Reject) -> Result<()> + Send),
+    progress: &Progress,
+) -> Report {
+    let mut report = Report::default();
+    if let Err(error) = run(input, settings, options, stream, sink, reject, progress, &mut report) {
+        report.error = Some(error);
+    }
+    report
+}
+
+#[allow(clippy::too_many_arguments)] // the body of `convert`, with its report
+fn run(
+    input: &Input,
+    settings: &Settings,
+    options: &Options,
+    stream: &mut Stream,
+    sink: &mut dyn Sink,
+    reject: &mut (dyn FnMut(&Reject) -> Result<()> + Send),
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<()> {
+    let data: &[u8] = &input.data;
+    let lenient = settings.on_error == OnError::Continue;
+    report.magic = Format::parse(&mut Cursor::new(data, 0), lenient)?.magic();
+    // Who wants what can be kept of a damaged file does not want to be stopped before it.
+    let first = options.checksum == Checksum::First && !lenient;
+    progress.total.fetch_add(data.len() as u64 * (1 + u64::from(first)), Ordering::Relaxed);
+    if first {
+        check_whole(data, lenient, |n| {
+            progress.done.fetch_add(n as u64, Ordering::Relaxed);
+            progress.check_stop()
+        })?;
+    }
+    if settings.target.dialect.single_db() {
+        check_databases(data, settings, lenient)?;
+    }
+    let along = if options.checksum == Checksum::Off || first { Along::Off } else { Along::Check };
+    let cut_keys = settings.mode == crate::command::encode::Mode::Commands;
+    let mut scanner = Scanner::new(data, along, cut_keys, lenient)?;
+    let format = scanner.format();
+    let threads = options.threads.clamp(1, MOST_THREADS);
+    let budget = Budget::for_threads(threads);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("worker-{i}"))
+        .build()
+        .map_err(|e| Error::io("threads cannot be started", std::io::Error::other(e)))?;
+    let buffers = Buffers { free: Mutex::default(), block_bytes: budget.block_bytes, keep: 4 * threads };
+    let workers: Mutex<Vec<Worker<'_, '_>>> = Mutex::default();
+    let over = AtomicBool::new(false);
+
+    let (scan_result, written) = std::thread::scope(|threads| {
+        let (order, tasks) = sync_channel::<Pending>(budget.tasks);
+        let mut writer = Writer {
+            sink,
+            reject,
+            stream,
+            buffers: &buffers,
+            progress,
+            tally: Tally::default(),
+            dropped: None,
+        };
+        let over = &over;
+        let writing = std::thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn_scoped(threads, move || {
+                let result = writer.run(tasks);
+                over.store(true, Ordering::Relaxed);
+                (result, writer.tally)
+            })
+            .map_err(|e| Error::io("threads cannot be started", e));
+        let writing = match writing {
+            Ok(writing) => writing,
+            Err(error) => return (Err(error), None),
+        };
+        let scan_result = pool.in_place_scope_fifo(|scope| -> Result<()> {
+            while let Some(task) = scanner.next_task()? {
+                progress.check_stop()?;
+                let (blocks, queue) = sync_channel(QUEUE_BLOCKS);
+                let pending = Pending { queue, bytes: task.bytes, span: task.span };
+                // The writer has ended: its own error says why.
+                if order.send(pending).is_err() {
+                    return Ok(());
+                }
+                let (workers, buffers) = (&workers, &buffers);
+                let data_bytes = input.data.clone();
+                scope.spawn_fifo(move |_| {
+                    let spare = workers.lock().expect("no worker panics while it holds the list").pop();
+                    let mut worker =
+                        spare.unwrap_or_else(|| Worker::new(settings, data, format, budget.unpack_limit));
+                    work(&mut worker, &task, data_bytes, buffers, blocks);
+                    workers.lock().expect("no worker panics while it holds the list").push(worker);
+                });
+            }
+            Ok(())
+        });
+        drop(order);
+        (scan_result, Some(writing.join().expect("the writer does not panic")))
+    });
+    report.info = scanner.info.clone();
+    if let Some((result, tally)) = written {
+        report.tally = tally;
+        result?;
+    }
+    scan_result?;
+    if input.changed() {
+        return Err(Error::plain(ErrorKind::Changed));
+    }
+    Ok(())
+}
+
+fn work(worker: &mut Worker<'_, '_>, task: &Task, input: Bytes, buffers: &Buffers, queue: SyncSender<Message>) {
+    let mut blocks = ToWriter { queue: &queue, buffers };
+    let mut out = Out::new(buffers.block_bytes, input, &mut blocks);
+    let result = worker.run(task, &mut out).and_then(|()| out.flush());
+    let (result, unflushed) = match result {
+        // What stands before the error is whole and goes out.
+        Err(e) if !matches!(e.kind(), ErrorKind::Stopped) => (Err(e), out.flush()),
+        other => (other, Ok(())),
+    };
+    out.recycle();
+    let done = TaskDone {
+        tally: std::mem::take(&mut worker.tally),
+        rejects: std::mem::take(&mut worker.rejects),
+        db: worker.db,
+        gone: worker.gone,
+        error: result.and(unflushed).err(),
+    };
+    // Nobody listens any more: the run is over and has its own error.
+    let _ = queue.send(Message::Done(Box::new(done)));
+}
+
+struct Pending {
+    queue: Receiver<Message>,
+    bytes: usize,
+    span: Span,
+}
+
+enum Message {
+    Block(Block, Option<u64>),
+    Done(Box<TaskDone>),
+}
+
+struct TaskDone {
+    tally: Tally,
+    rejects: Vec<Reject>,
+    db: Option<u64>,
+    gone: bool,
+    error: Option<Error>,
+}
+
+/// Buffers that were written and may be filled again.
+struct Buffers {
+    free: Mutex<Vec<Vec<u8>>>,
+    block_bytes: usize,
+    keep: usize,
+}
+
+impl Buffers {
+    fn get(&self) -> Vec<u8> {
+        let free = self.free.lock().expect("nothing panics while it holds the list").pop();
+        // A little more than a block, so that the command that fills it rarely makes it grow.
+        free.unwrap_or_else(|| vec![0; self.block_bytes + self.block_bytes / 4])
+    }
+
+    fn put(&self, buffer: Vec<u8>) {
+        let mut free = self.free.lock().expect("nothing panics while it holds the list");
+        if free.len() < self.keep && buffer.len() <= 2 * self.block_bytes {
+            free.push(buffer);
+        }
+    }
+}
+
+struct ToWriter<'a> {
+    queue: &'a SyncSender<Message>,
+    buffers: &'a Buffers,
+}
+
+impl Blocks for ToWriter<'_> {
+    fn hand_on(&mut self, block: Block, db: Option<u64>) -> Result<()> {
+        self.queue.send(Message::Block(block, db)).map_err(|_| Error::plain(ErrorKind::Stopped))
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        self.buffers.get()
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        self.buffers.put(buffer);
+    }
+}
+
+struct Writer<'a> {
+    sink: &'a mut dyn Sink,
+    reject: &'a mut (dyn FnMut(&Reject) -> Result<()> + Send),
+    stream: &'a mut Stream,
+    buffers: &'a Buffers,
+    progress: &'a Progress,
+    tally: Tally,
+    /// Record of a large key that broke in one of its parts; what is left of it is dropped.
+    dropped: Option<usize>,
+}
+
+impl Writer<'_> {
+    fn run(&mut self, tasks: Receiver<Pending>) -> Result<()> {
+        for task in tasks {
+            self.task(task)?;
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, task: Pending) -> Result<()> {
+        let record = match task.span {
+            Span::Part { record, .. } => Some(record),
+            Span::Records { .. } => None,
+        };
+        let drop_it = record.is_some() && record == self.dropped;
+        let mut selected = false;
+        let mut blocks: Vec<Block> = Vec::new();
+        let mut done = None;
+        let mut waiting = VecDeque::new();
+        while done.is_none() {
+            // Take what is there, and wait only where there is nothing.
+            match task.queue.recv() {
+                Ok(message) => waiting.push_back(message),
+                Err(_) => return Err(Error::plain(ErrorKind::Stopped)),
+            }
+            while waiting.len() < WRITE_BLOCKS {
+                match task.queue.try_recv() {
+                    Ok(message) => waiting.push_back(message),
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                }
+            }
+            for message in waiting.drain(..) {
+                match message {
+                    Message::Done(d) => done = Some(d),
+                    Message::Block(..) if drop_it => {}
+                    Message::Block(block, db) => {
+                        if let (Some(db), false) = (db, selected) {
+                            selected = true;
+                            if self.stream.db != Some(db) {
+                                blocks.push(select(db));
+                                self.tally.commands += 1;
+                            }
+                        }
+                        blocks.push(block);
+                    }
+                }
+            }
+            let bytes: usize = blocks.iter().map(|b| b.bytes().len()).sum();
+            if !blocks.is_empty() {
+                self.sink.write(&blocks)?;
+                self.progress.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+            }
+            for block in blocks.drain(..) {
+                if let Block::Owned { buffer, .. } = block {
+                    self.buffers.put(buffer);
+                }
+            }
+        }
+        let done = done.expect("the loop ends with it");
+        if drop_it {
+            return Ok(());
+        }
+        if done.db.is_some() {
+            self.stream.db = done.db;
+        }
+        if done.gone {
+            self.dropped = record;
+        }
+        for reject in &done.rejects {
+            (self.reject)(reject)?;
+        }
+        self.tally.add(&done.tally);
+        self.progress.keys.fetch_add(done.tally.read, Ordering::Relaxed);
+        self.progress.done.fetch_add(task.bytes as u64, Ordering::Relaxed);
+        done.error.map_or(Ok(()), Err)
+    }
+}
+
+fn select(db: u64) -> Block {
+    let digits = db.to_string();
+    let buffer = format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()).into_bytes();
+    Block::Owned { used: buffer.len(), buffer }
+}
+
+/// Refuses keys of other databases than 0 before the first byte is written, for destinations that have one.
+fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()> {
+    let file = Cursor::new(data, 0);
+    let mut c = file;
+    let format = Format::parse(&mut c, lenient)?;
+    let mut reader = Reader::new(file, format, c.pos());
+    let mut scratch = Scratch::new(1 << 20);
+    let mut found: Vec<u64> = Vec::new();
+    let mut db = 0;
+    // The size of a template hash comes from its template; for passing over values any will do that is known.
+    let mut templates = Templates::default();
+    loop {
+        // What is broken is reported, with all that belongs to it, when it is converted.
+        let Ok(record) = reader.next() else { break };
+        match record {
+            Record::Select(n) => db = n,
+            Record::Template { id, names } => drop(templates.insert(id, names)),
+            Record::Eof => break,
+            Record::Key(key) => {
+                let value = reader.c;
+                if skip(&mut reader.c, key.ty, &templates, &mut Vec::new()).is_err() {
+                    break;
+                }
+                if settings.transform.db(db) == 0 || found.contains(&db) {
+                    continue;
+                }
+                let Ok(name) = key.key.load(&mut scratch) else { break };
+                let verdict = settings.filter.verdict(
+                    db,
+                    name.as_bytes(&mut itoa::Buffer::new()),
+                    key.attributes.expire_at_ms,
+                    || type_name(key.ty, value),
+                    || (reader.c.pos() - value.pos()) as u64,
+                );
+                if verdict == Verdict::Pass {
+                    found.push(db);
+                }
+                if found.len() > 16 {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let list = found.iter().take(16).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let more = if found.len() > 16 { " and more" } else { "" };
+    Err(Error::plain(ErrorKind::Databases(format!(
+        "the file holds keys of database {list}{more}, and the destination has database 0 only; \
+         choose one with --db N and bring it there with --db-map N=0"
+    ))))
+}
+
+/// Converts bytes in memory into memory: for tests and fuzzers.
+pub fn convert_bytes(data: &[u8], settings: &Settings, options: &Options) -> (Vec<u8>, Report, Vec<Reject>) {
+    let input = Input::from_bytes("memory", Bytes::copy_from_slice(data));
+    let (mut out, mut rejects) = (Vec::new(), Vec::new());
+    let mut keep = |reject: &Reject| {
+        rejects.push(reject.clone());
+        Ok(())
+    };
+    let report = convert(
+        &input,
+        settings,
+        options,
+        &mut Stream::default(),
+        &mut out,
+        &mut keep,
+        &Progress::default(),
+    );
+    (out, report, rejects)
+}

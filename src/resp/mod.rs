@@ -1,0 +1,3 @@
+//! RESP, the protocol of Redis.
+
+pub mod write;

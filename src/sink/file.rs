@@ -1,0 +1,142 @@
+//! A RESP command file: stdout, a pipe, or a file that gets its name when it is whole.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+
+use super::Sink;
+use crate::error::{Error, Result};
+use crate::resp::write::Block;
+
+/// Writes to a file, a pipe or a terminal.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    name: String,
+    atomic: Option<Atomic>,
+}
+
+#[derive(Debug)]
+struct Atomic {
+    partial: PathBuf,
+    target: PathBuf,
+}
+
+/// Why an output file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is there already.
+    #[error("{} exists already; --force replaces it", .0.display())]
+    Exists(PathBuf),
+    /// Another run is writing it.
+    #[error("{} is being written by another run", .0.display())]
+    Busy(PathBuf),
+    /// It is a directory.
+    #[error("{} is a directory", .0.display())]
+    Directory(PathBuf),
+    /// The system's word.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Pipes are raised to this size: fewer switches between writer and reader.
+const PIPE_BYTES: usize = 1 << 20;
+
+impl FileSink {
+    /// Stdout, whatever it is.
+    pub fn stdout() -> io::Result<FileSink> {
+        use std::os::fd::AsFd;
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        // Not a pipe, or no right to a larger one: the size it has will do.
+        let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
+        Ok(FileSink { file, name: "stdout".to_owned(), atomic: None })
+    }
+
+    /// `path`, written beside its place as `path.partial` and renamed by [`finish`](Self::finish). A
+    /// device or a pipe is written as it is.
+    pub fn create(path: &Path, force: bool) -> std::result::Result<FileSink, OpenError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        let name = path.display().to_string();
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(OpenError::Directory(path.to_owned())),
+            Ok(meta) if !meta.is_file() => {
+                let file = OpenOptions::new().write(true).open(path).map_err(io(path))?;
+                let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
+                return Ok(FileSink { file, name, atomic: None });
+            }
+            Ok(_) if !force => return Err(OpenError::Exists(path.to_owned())),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(io(path)(e)),
+        }
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(io(&partial))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Busy(partial)),
+            Err(TryLockError::Error(e)) => return Err(io(&partial)(e)),
+        }
+        // What an earlier run left of itself goes only now that nobody is writing it.
+        file.set_len(0).map_err(io(&partial))?;
+        let atomic = Some(Atomic { partial, target: path.to_owned() });
+        Ok(FileSink { file, name, atomic })
+    }
+
+    /// Where the bytes are until [`finish`](Self::finish): `….partial`, or nothing that can be named.
+    pub fn partial(&self) -> Option<&Path> {
+        self.atomic.as_ref().map(|a| a.partial.as_path())
+    }
+
+    /// Gives a whole file its name, after its bytes are on disk.
+    pub fn finish(self) -> Result<()> {
+        let Some(Atomic { partial, target }) = self.atomic else { return Ok(()) };
+        let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);
+        self.file.sync_all().map_err(failed)?;
+        std::fs::rename(&partial, &target).map_err(failed)?;
+        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // The name must survive a power cut as well; where directories cannot be synced it does not.
+        if let Ok(dir) = File::open(parent) {
+            let _ = dir.sync_all();
+        }
+        Ok(())
+    }
+
+    /// Removes what was written, where nothing of use was.
+    pub fn discard(self) {
+        if let Some(Atomic { partial, .. }) = self.atomic {
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+impl Sink for FileSink {
+    fn write(&mut self, blocks: &[Block]) -> Result<()> {
+        let failed = |name: &str, e| Error::io(format!("{name} cannot be written"), e);
+        if let [block] = blocks {
+            return self.file.write_all(block.bytes()).map_err(|e| failed(&self.name, e));
+        }
+        let mut slices: Vec<IoSlice<'_>> = blocks.iter().map(|b| IoSlice::new(b.bytes())).collect();
+        let mut left = &mut slices[..];
+        IoSlice::advance_slices(&mut left, 0);
+        while !left.is_empty() {
+            match self.file.write_vectored(left) {
+                Ok(0) => return Err(failed(&self.name, io::ErrorKind::WriteZero.into())),
+                Ok(n) => IoSlice::advance_slices(&mut left, n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(failed(&self.name, e)),
+            }
+        }
+        Ok(())
+    }
+}
