@@ -179,7 +179,11 @@ pub struct FormArgs {
 fn batch_bytes(text: &str) -> Result<Bytes, String> {
     let bytes: Bytes = text.parse()?;
     // A command is built in memory, by every worker.
-    if (1..=8 << 20).contains(&bytes.0) { Ok(bytes) } else { Err("from 1 byte to 8mb".to_owned()) }
+    if (1..=8 << 20).contains(&bytes.0) {
+        Ok(bytes)
+    } else {
+        Err("from 1 byte to 8mb".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -318,18 +322,30 @@ impl ConvertArgs {
             Dialect::Twemproxy => (100, 64 << 10),
         };
         if form.on_exist == OnExistArg::Fail && form.mode != ModeArg::Restore {
-            return Err("--on-exist fail needs --mode restore: plain commands cannot refuse a key".to_owned());
+            return Err(
+                "--on-exist fail needs --mode restore: plain commands cannot refuse a key"
+                    .to_owned(),
+            );
         }
-        let lower = |list: &[String]| list.iter().map(|t| t.to_ascii_lowercase()).collect::<Vec<_>>();
+        let lower = |list: &[String]| {
+            list.iter()
+                .map(|t| t.to_ascii_lowercase())
+                .collect::<Vec<_>>()
+        };
         let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
         let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
         let now_ms = filter.now.map_or(now_ms, |m| m.0);
         Ok(Settings {
             filter: Filter {
-                dbs: if filter.db.is_empty() { None } else { Some(filter.db.clone()) },
+                dbs: if filter.db.is_empty() {
+                    None
+                } else {
+                    Some(filter.db.clone())
+                },
                 not_dbs: filter.not_db.clone(),
                 keys: patterns(&filter.key, &filter.key_regex).map_err(wrong("--key-regex"))?,
-                not_keys: patterns(&filter.not_key, &filter.not_key_regex).map_err(wrong("--not-key-regex"))?,
+                not_keys: patterns(&filter.not_key, &filter.not_key_regex)
+                    .map_err(wrong("--not-key-regex"))?,
                 types: some(lower(&filter.types)),
                 not_types: lower(&filter.not_types),
                 size: filter.size.map(|Sizes(from, to)| (from, to)),
@@ -338,17 +354,26 @@ impl ConvertArgs {
                 now_ms,
             },
             transform: Transform {
-                db_map: transform.db_map.iter().map(|DbPair(from, to)| (*from, *to)).collect(),
+                db_map: transform
+                    .db_map
+                    .iter()
+                    .map(|DbPair(from, to)| (*from, *to))
+                    .collect(),
                 rename_prefix: transform
                     .rename_prefix
                     .iter()
-                    .map(|PrefixPair(from, to)| (from.clone().into_bytes(), to.clone().into_bytes()))
+                    .map(|PrefixPair(from, to)| {
+                        (from.clone().into_bytes(), to.clone().into_bytes())
+                    })
                     .collect(),
                 add_prefix: transform.add_prefix.clone().into_bytes(),
                 no_ttl: transform.no_ttl,
                 ttl_shift_ms: transform.ttl_shift.map_or(0, |m| m.0),
             },
-            target: Target { dialect, version: form.target_version },
+            target: Target {
+                dialect,
+                version: form.target_version,
+            },
             mode: form.mode.into(),
             on_exist: form.on_exist.into(),
             on_error: self.output.on_error.into(),

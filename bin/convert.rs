@@ -2,9 +2,9 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
@@ -75,11 +75,8 @@ pub fn run(args: &ConvertArgs) -> Exit {
             })
         };
         let mut since_signal: Option<Instant> = None;
-        loop {
-            match finished.recv_timeout(Duration::from_millis(100)) {
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
-            }
+        while let Err(RecvTimeoutError::Timeout) = finished.recv_timeout(Duration::from_millis(100))
+        {
             let caught = signal.load(Ordering::Relaxed) as i32;
             if caught != 0 {
                 progress.stop.store(true, Ordering::Relaxed);
@@ -145,7 +142,13 @@ fn convert<'a>(
     let mut inputs = Vec::new();
     let mut failed: Option<Error> = None;
     for path in &args.input.inputs {
-        let opened = Input::open(path, &OpenOptions { no_mmap: args.input.no_mmap }, &progress.stop);
+        let opened = Input::open(
+            path,
+            &OpenOptions {
+                no_mmap: args.input.no_mmap,
+            },
+            &progress.stop,
+        );
         let (name, bytes, report) = match opened {
             Ok(input) => {
                 let report = pipeline::convert(
@@ -160,22 +163,48 @@ fn convert<'a>(
                 (input.name.clone(), input.file_bytes, report)
             }
             Err(error) => {
-                let name = if path == Path::new("-") { "stdin".to_owned() } else { path.display().to_string() };
-                (name, 0, Report { error: Some(error), ..Report::default() })
+                let name = if path == Path::new("-") {
+                    "stdin".to_owned()
+                } else {
+                    path.display().to_string()
+                };
+                (
+                    name,
+                    0,
+                    Report {
+                        error: Some(error),
+                        ..Report::default()
+                    },
+                )
             }
         };
         let mut report = report;
         failed = report.error.take();
         let error = failed.as_ref().map(|e| e.describe(args.manners.hide_keys));
-        inputs.push(InputSummary { name, bytes, report, error });
+        inputs.push(InputSummary {
+            name,
+            bytes,
+            report,
+            error,
+        });
         if failed.is_some() {
             break;
         }
     }
     let rejected = rejects.finish();
-    let output = args.output.output.as_ref().map_or("stdout".to_owned(), |p| p.display().to_string());
+    let output = args
+        .output
+        .output
+        .as_ref()
+        .map_or("stdout".to_owned(), |p| p.display().to_string());
     let bytes_out = progress.bytes_out.load(Ordering::Relaxed);
-    let summary = Summary { inputs, bytes_out, seconds: 0.0, output, exit: Exit::Done };
+    let summary = Summary {
+        inputs,
+        bytes_out,
+        seconds: 0.0,
+        output,
+        exit: Exit::Done,
+    };
     Box::new(move |signal| ending(args, summary, sink, failed, rejected, signal, log, started))
 }
 
@@ -197,32 +226,59 @@ fn ending(
         outcome::die_by_sigpipe();
     }
     let keys: u64 = summary.inputs.iter().map(|i| i.report.tally.written).sum();
-    let place = sink.partial().map_or(summary.output.clone(), |p| p.display().to_string());
+    let place = sink
+        .partial()
+        .map_or(summary.output.clone(), |p| p.display().to_string());
     let mut exit = Exit::Done;
+    if failed.is_some() {
+        summary.output = place.clone();
+    }
     if let Some(error) = failed {
-        let name = summary.inputs.last().map_or(String::new(), |i| i.name.clone());
+        let name = summary
+            .inputs
+            .last()
+            .map_or(String::new(), |i| i.name.clone());
         let left = if summary.bytes_out == 0 {
             sink.discard();
             "nothing was written".to_owned()
         } else {
-            format!("{} keys before it were written to {place}", HumanCount(keys))
+            format!(
+                "{} keys before it were written to {place}",
+                HumanCount(keys)
+            )
         };
         match (error.kind(), signal) {
             (ErrorKind::Stopped, Some(signal)) => {
                 exit = Exit::Signal(signal);
                 let left = left.replace(" before it", "");
-                log.failure(&format!("{name}: interrupted; {left}. Run the same command again to start over."));
+                log.failure(&format!(
+                    "{name}: interrupted; {left}. Run the same command again to start over."
+                ));
             }
             _ => {
                 exit = Exit::of(&error);
-                let next = outcome::next_step(&error).map_or(String::new(), |n| format!(" Next: {n}."));
-                log.failure(&format!("{name}: {}. {}.{next}", error.describe(hide), capital(&left)));
+                let next =
+                    outcome::next_step(&error).map_or(String::new(), |n| format!(" Next: {n}."));
+                // Errors of the system name the file themselves; it may be the output.
+                let name = match error.kind() {
+                    ErrorKind::Io { .. } => String::new(),
+                    _ => format!("{name}: "),
+                };
+                log.failure(&format!(
+                    "{name}{}. {}.{next}",
+                    error.describe(hide),
+                    capital(&left)
+                ));
             }
         }
     } else if let Err(error) = sink.finish() {
         exit = Exit::of(&error);
         log.failure(&format!("{}", error));
-        summary.inputs.last_mut().into_iter().for_each(|i| i.error = Some(error.to_string()));
+        summary
+            .inputs
+            .last_mut()
+            .into_iter()
+            .for_each(|i| i.error = Some(error.to_string()));
     }
     match rejected {
         Ok(0) => {}
@@ -246,6 +302,8 @@ fn ending(
     summary.exit = exit;
     summary.seconds = started.elapsed().as_secs_f64();
     match args.manners.summary {
+        // Where nothing was read there is nothing to sum up; the failure has said all.
+        SummaryArg::Text if summary.inputs.iter().all(|i| i.report.magic.is_empty()) => {}
         SummaryArg::Text => summary.text(log),
         SummaryArg::Json if !args.manners.quiet => eprintln!("{}", summary.json()),
         SummaryArg::Json => {}
@@ -261,32 +319,43 @@ fn ending(
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or(String::new(), |first| first.to_uppercase().collect::<String>() + chars.as_str())
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().collect::<String>() + chars.as_str()
+    })
 }
 
 fn lock(path: &Path) -> Result<File, (String, Exit)> {
     let failed = |e: std::io::Error| (format!("{}: {e}", path.display()), Exit::LocalFile);
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err((format!("{} is held by another run", path.display()), Exit::Locked))
-        }
+        Err(TryLockError::WouldBlock) => Err((
+            format!("{} is held by another run", path.display()),
+            Exit::Locked,
+        )),
         Err(TryLockError::Error(e)) => Err(failed(e)),
     }
 }
 
 fn open_sink(args: &ConvertArgs) -> Result<FileSink, (String, Exit)> {
     match &args.output.output {
-        Some(path) if path != Path::new("-") => FileSink::create(path, args.output.force).map_err(|e| {
-            let exit = match e {
-                OpenError::Exists(_) => Exit::Policy,
-                OpenError::Busy(_) => Exit::Locked,
-                OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
-            };
-            (e.to_string(), exit)
-        }),
-        _ => FileSink::stdout().map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
+        Some(path) if path != Path::new("-") => {
+            FileSink::create(path, args.output.force).map_err(|e| {
+                let exit = match e {
+                    OpenError::Exists(_) => Exit::Policy,
+                    OpenError::Busy(_) => Exit::Locked,
+                    OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
+                };
+                (e.to_string(), exit)
+            })
+        }
+        _ => FileSink::stdout()
+            .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
     }
 }
 
@@ -294,7 +363,10 @@ fn open_sink(args: &ConvertArgs) -> Result<FileSink, (String, Exit)> {
 fn warn_of_merging(settings: &Settings, log: Log) {
     let map = &settings.transform.db_map;
     for (from, to) in map {
-        let other = map.iter().find(|(f, t)| t == &to && f > &from).map(|(f, _)| f);
+        let other = map
+            .iter()
+            .find(|(f, t)| t == &to && f > &from)
+            .map(|(f, _)| f);
         if let Some(other) = other {
             log.warning(&format!(
                 "databases {from} and {other} both go to {to}: of keys with the same name the later one stays"
@@ -320,12 +392,22 @@ impl Rejects {
         let path = args.output.rejects.as_deref();
         let name = path.map_or(String::new(), |p| p.display().to_string());
         let failed = |e: &dyn std::fmt::Display| format!("{name}: {e}");
-        let mut csv =
-            path.map(File::create).transpose().map_err(|e| failed(&e))?.map(csv::Writer::from_writer);
+        let mut csv = path
+            .map(File::create)
+            .transpose()
+            .map_err(|e| failed(&e))?
+            .map(csv::Writer::from_writer);
         if let Some(csv) = &mut csv {
-            csv.write_record(["db", "key", "type", "command", "error"]).map_err(|e| failed(&e))?;
+            csv.write_record(["db", "key", "type", "command", "error"])
+                .map_err(|e| failed(&e))?;
         }
-        Ok(Rejects { csv, name, count: 0, hide_keys: args.manners.hide_keys, log })
+        Ok(Rejects {
+            csv,
+            name,
+            count: 0,
+            hide_keys: args.manners.hide_keys,
+            log,
+        })
     }
 
     fn add(&mut self, reject: &Reject) -> redis_migration::Result<()> {
@@ -333,11 +415,24 @@ impl Rejects {
         let db = reject.db.map_or(String::new(), |db| db.to_string());
         if self.count <= Self::SHOWN {
             let key = show_key(&reject.key, self.hide_keys);
-            let place = if db.is_empty() { String::new() } else { format!(" in db {db}") };
-            self.log.failure(&format!("rejected {} {key}{place}: {}", reject.type_name, reject.error));
+            let place = if db.is_empty() {
+                String::new()
+            } else {
+                format!(" in db {db}")
+            };
+            self.log.failure(&format!(
+                "rejected {} {key}{place}: {}",
+                reject.type_name, reject.error
+            ));
         }
-        let Some(csv) = &mut self.csv else { return Ok(()) };
-        let shown = if self.hide_keys { show_key(&reject.key, true).into_bytes() } else { reject.key.clone() };
+        let Some(csv) = &mut self.csv else {
+            return Ok(());
+        };
+        let shown = if self.hide_keys {
+            show_key(&reject.key, true).into_bytes()
+        } else {
+            reject.key.clone()
+        };
         let record: [&[u8]; 5] = [
             db.as_bytes(),
             &shown,
@@ -345,13 +440,18 @@ impl Rejects {
             reject.command.as_bytes(),
             reject.error.as_bytes(),
         ];
-        csv.write_record(record)
-            .map_err(|e| Error::io(format!("{} cannot be written", self.name), std::io::Error::other(e)))
+        csv.write_record(record).map_err(|e| {
+            Error::io(
+                format!("{} cannot be written", self.name),
+                std::io::Error::other(e),
+            )
+        })
     }
 
     fn finish(mut self) -> Result<u64, String> {
         if let Some(csv) = &mut self.csv {
-            csv.flush().map_err(|e| format!("{} cannot be written: {e}", self.name))?;
+            csv.flush()
+                .map_err(|e| format!("{} cannot be written: {e}", self.name))?;
         }
         Ok(self.count)
     }

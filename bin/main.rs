@@ -8,6 +8,7 @@ mod outcome;
 mod report;
 mod values;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -20,7 +21,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not mistakes.
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
             let _ = error.print();
             return exit.into();
         }
@@ -28,8 +33,9 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Convert(args) => convert::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut std::io::stdout());
-            Exit::Done
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut script);
+            print(&script)
         }
         Command::Man { subcommand } => man(subcommand.as_deref()),
     };
@@ -53,10 +59,19 @@ fn man(subcommand: Option<&str>) -> Exit {
             }
         },
     };
-    match page.render(&mut std::io::stdout()) {
+    let mut text = Vec::new();
+    page.render(&mut text).expect("memory can be written");
+    print(&text)
+}
+
+/// Writes a text to stdout; a reader that stops early ends the program as SIGPIPE does.
+fn print(text: &[u8]) -> Exit {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Ok(()) => Exit::Done,
-        Err(error) => {
-            eprintln!("redis-migration: stdout cannot be written: {error}");
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => outcome::die_by_sigpipe(),
+        Err(e) => {
+            eprintln!("redis-migration: stdout cannot be written: {e}");
             Exit::LocalFile
         }
     }

@@ -74,7 +74,7 @@ pub fn next_step(error: &Error) -> Option<&'static str> {
         ErrorKind::Checksum { .. } => {
             "the file was damaged after it was written: fetch it again, or save what can be read with --on-error continue"
         }
-        ErrorKind::Truncated { .. } => {
+        ErrorKind::Truncated { .. } | ErrorKind::BadCount { .. } => {
             "the file is not whole: was it copied while it was written? Fetch it again, or save what can be read with --on-error continue"
         }
         ErrorKind::UnknownVersion { .. } | ErrorKind::UnknownType { .. } => {
@@ -82,13 +82,19 @@ pub fn next_step(error: &Error) -> Option<&'static str> {
         }
         ErrorKind::NotRdb { .. } => "is it the right file? A snapshot begins with REDIS or VALKEY",
         ErrorKind::Packed { .. } => "fetch the file again",
-        ErrorKind::OtherKind(_) | ErrorKind::AofTail | ErrorKind::Vkcs | ErrorKind::Changed => return None,
+        ErrorKind::OtherKind(_) | ErrorKind::AofTail | ErrorKind::Vkcs | ErrorKind::Changed => {
+            return None;
+        }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
         ErrorKind::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => "free some space and run the same command again",
-            std::io::ErrorKind::PermissionDenied => "run it as a user who may, or change the file's permissions",
+            std::io::ErrorKind::PermissionDenied => {
+                "run it as a user who may, or change the file's permissions"
+            }
             _ => return None,
         },
-        _ => "--on-error continue leaves out keys that cannot be read and lists them with --rejects FILE",
+        _ => {
+            "--on-error continue leaves out keys that cannot be read and lists them with --rejects FILE"
+        }
     })
 }

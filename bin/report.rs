@@ -24,7 +24,10 @@ pub struct Log {
 
 impl Log {
     pub fn new(manners: &MannersArgs) -> Log {
-        Log { format: manners.log_format, quiet: manners.quiet }
+        Log {
+            format: manners.log_format,
+            quiet: manners.quiet,
+        }
     }
 
     /// Said even with -q.
@@ -53,7 +56,11 @@ impl Log {
             LogFormat::Text => writeln!(std::io::stderr(), "redis-migration: {text}"),
             LogFormat::Json => {
                 let time = Timestamp::now().to_string();
-                writeln!(std::io::stderr(), "{}", json!({"time": time, "level": level, "message": text}))
+                writeln!(
+                    std::io::stderr(),
+                    "{}",
+                    json!({"time": time, "level": level, "message": text})
+                )
             }
         };
     }
@@ -77,11 +84,19 @@ impl Shown {
             bar
         });
         let interval = Duration::from_millis(manners.progress_interval.0.max(100) as u64);
-        Shown { bar, log, interval, last: Instant::now() }
+        Shown {
+            bar,
+            log,
+            interval,
+            last: Instant::now(),
+        }
     }
 
     pub fn update(&mut self, progress: &Progress) {
-        let (done, total) = (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed));
+        let (done, total) = (
+            progress.done.load(Ordering::Relaxed),
+            progress.total.load(Ordering::Relaxed),
+        );
         let keys = HumanCount(progress.keys.load(Ordering::Relaxed));
         if let Some(bar) = &self.bar {
             bar.set_length(total);
@@ -91,7 +106,8 @@ impl Shown {
             self.last = Instant::now();
             let out = HumanBytes(progress.bytes_out.load(Ordering::Relaxed));
             let percent = (done * 100).checked_div(total).unwrap_or(0);
-            self.log.info(&format!("{percent}%: {keys} keys read, {out} written"));
+            self.log
+                .info(&format!("{percent}%: {keys} keys read, {out} written"));
         }
     }
 
@@ -161,13 +177,19 @@ impl Summary {
         let n = HumanCount;
         for input in &self.inputs {
             let info = &input.report.info;
-            let by = info.server.as_ref().map_or(String::new(), |s| format!(", written by {s}"));
+            let by = info
+                .server
+                .as_ref()
+                .map_or(String::new(), |s| format!(", written by {s}"));
             let trailing = match info.trailing {
                 0 => String::new(),
                 bytes => format!(", {} bytes behind its end ignored", n(bytes)),
             };
             let size = HumanBytes(input.bytes);
-            log.info(&format!("{}: {} {size}{by}{trailing}", input.name, input.report.magic));
+            log.info(&format!(
+                "{}: {} {size}{by}{trailing}",
+                input.name, input.report.magic
+            ));
         }
         log.info(&format!(
             "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
@@ -184,7 +206,13 @@ impl Summary {
                 n(total.libraries_rejected)
             ));
         }
-        let rate = |x: u64| if self.seconds > 0.0 { (x as f64 / self.seconds) as u64 } else { 0 };
+        let rate = |x: u64| {
+            if self.seconds > 0.0 {
+                (x as f64 / self.seconds) as u64
+            } else {
+                0
+            }
+        };
         log.info(&format!(
             "{} commands, {} to {} in {:.2} s ({} in/s, {} keys/s)",
             n(total.commands),
@@ -201,9 +229,18 @@ impl Summary {
 
     pub fn json(&self) -> Value {
         let total = self.total();
-        let limits: Map<String, Value> =
-            total.limits.iter().map(|(limit, n)| (limit.name().to_owned(), json!(n))).collect();
-        let rate = |x: u64| if self.seconds > 0.0 { x as f64 / self.seconds } else { 0.0 };
+        let limits: Map<String, Value> = total
+            .limits
+            .iter()
+            .map(|(limit, n)| (limit.name().to_owned(), json!(n)))
+            .collect();
+        let rate = |x: u64| {
+            if self.seconds > 0.0 {
+                x as f64 / self.seconds
+            } else {
+                0.0
+            }
+        };
         json!({
             "program": "redis-migration",
             "version": env!("CARGO_PKG_VERSION"),
@@ -237,7 +274,10 @@ impl Summary {
         let total = self.total();
         let mut out = String::new();
         let mut family = |name: &str, help: &str, kind: &str, samples: &[(&str, String)]| {
-            let _ = writeln!(out, "# HELP redis_migration_{name} {help}\n# TYPE redis_migration_{name} {kind}");
+            let _ = writeln!(
+                out,
+                "# HELP redis_migration_{name} {help}\n# TYPE redis_migration_{name} {kind}"
+            );
             for (labels, value) in samples {
                 let _ = writeln!(out, "redis_migration_{name}{labels} {value}");
             }
@@ -253,14 +293,49 @@ impl Summary {
                 ("{fate=\"rejected\"}", total.rejected.to_string()),
             ],
         );
-        family("keys_read", "Keys read by the last run.", "gauge", &[("", total.read.to_string())]);
-        family("commands", "Commands written by the last run.", "gauge", &[("", total.commands.to_string())]);
-        family("bytes_in", "Bytes of input of the last run.", "gauge", &[("", self.bytes_in().to_string())]);
-        family("bytes_out", "Bytes written by the last run.", "gauge", &[("", self.bytes_out.to_string())]);
-        family("seconds", "Duration of the last run.", "gauge", &[("", self.seconds.to_string())]);
-        family("exit_code", "Exit code of the last run.", "gauge", &[("", self.exit.code().to_string())]);
+        family(
+            "keys_read",
+            "Keys read by the last run.",
+            "gauge",
+            &[("", total.read.to_string())],
+        );
+        family(
+            "commands",
+            "Commands written by the last run.",
+            "gauge",
+            &[("", total.commands.to_string())],
+        );
+        family(
+            "bytes_in",
+            "Bytes of input of the last run.",
+            "gauge",
+            &[("", self.bytes_in().to_string())],
+        );
+        family(
+            "bytes_out",
+            "Bytes written by the last run.",
+            "gauge",
+            &[("", self.bytes_out.to_string())],
+        );
+        family(
+            "seconds",
+            "Duration of the last run.",
+            "gauge",
+            &[("", self.seconds.to_string())],
+        );
+        family(
+            "exit_code",
+            "Exit code of the last run.",
+            "gauge",
+            &[("", self.exit.code().to_string())],
+        );
         let now = Timestamp::now().as_second().to_string();
-        family("end_time_seconds", "Unix time at which the last run ended.", "gauge", &[("", now)]);
+        family(
+            "end_time_seconds",
+            "Unix time at which the last run ended.",
+            "gauge",
+            &[("", now)],
+        );
         out
     }
 
@@ -283,12 +358,17 @@ fn replace(path: &Path, text: &str) -> Result<(), String> {
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return std::fs::write(path, text).map_err(failed);
     }
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     // A collector that runs as another user must be able to read it.
     use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))
+        .map_err(failed)?;
     file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
 }

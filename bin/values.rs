@@ -23,10 +23,19 @@ impl FromStr for Bytes {
             "mb" => 1 << 20,
             "g" => 1_000_000_000,
             "gb" => 1 << 30,
-            _ => return Err("a size is a number with b, k, kb, m, mb, g or gb, for example 64mb".to_owned()),
+            _ => {
+                return Err(
+                    "a size is a number with b, k, kb, m, mb, g or gb, for example 64mb".to_owned(),
+                );
+            }
         };
-        let number: u64 = digits.parse().map_err(|_| format!("{digits:?} is no number"))?;
-        number.checked_mul(unit).map(Bytes).ok_or_else(|| "too large".to_owned())
+        let number: u64 = digits
+            .parse()
+            .map_err(|_| format!("{digits:?} is no number"))?;
+        number
+            .checked_mul(unit)
+            .map(Bytes)
+            .ok_or_else(|| "too large".to_owned())
     }
 }
 
@@ -43,7 +52,9 @@ impl FromStr for Millis {
             return secs.checked_mul(1000).map(Millis).ok_or_else(wrong);
         }
         let span: Span = text.parse().map_err(|_| wrong())?;
-        let ms = span.total((Unit::Millisecond, SpanRelativeTo::days_are_24_hours())).map_err(|_| wrong())?;
+        let ms = span
+            .total((Unit::Millisecond, SpanRelativeTo::days_are_24_hours()))
+            .map_err(|_| wrong())?;
         Ok(Millis(ms as i64))
     }
 }
@@ -69,8 +80,16 @@ impl FromStr for Moment {
 
 /// `A..B`, `A..`, `..B`; both ends included.
 fn range<T: FromStr<Err = String>>(text: &str) -> Result<(Option<T>, Option<T>), String> {
-    let (from, to) = text.split_once("..").ok_or("a range is written A..B, A.. or ..B")?;
-    let end = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some) };
+    let (from, to) = text
+        .split_once("..")
+        .ok_or("a range is written A..B, A.. or ..B")?;
+    let end = |text: &str| {
+        if text.is_empty() {
+            Ok(None)
+        } else {
+            text.parse().map(Some)
+        }
+    };
     Ok((end(from)?, end(to)?))
 }
 
@@ -99,7 +118,10 @@ impl FromStr for Ttls {
             return Ok(Ttls(Ttl::None));
         }
         let (from, to) = range::<Millis>(text)?;
-        Ok(Ttls(Ttl::Between(from.map_or(i64::MIN, |m| m.0), to.map_or(i64::MAX, |m| m.0))))
+        Ok(Ttls(Ttl::Between(
+            from.map_or(i64::MIN, |m| m.0),
+            to.map_or(i64::MAX, |m| m.0),
+        )))
     }
 }
 
@@ -111,8 +133,14 @@ impl FromStr for DbPair {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |t: &str| t.parse::<u32>().map(u64::from).map_err(|_| format!("{t:?} is no database"));
-        let (from, to) = text.split_once('=').ok_or("write FROM=TO, for example 3=0")?;
+        let number = |t: &str| {
+            t.parse::<u32>()
+                .map(u64::from)
+                .map_err(|_| format!("{t:?} is no database"))
+        };
+        let (from, to) = text
+            .split_once('=')
+            .ok_or("write FROM=TO, for example 3=0")?;
         Ok(DbPair(number(from)?, number(to)?))
     }
 }
@@ -125,7 +153,9 @@ impl FromStr for PrefixPair {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (from, to) = text.split_once('=').ok_or("write OLD=NEW, for example old:=new:")?;
+        let (from, to) = text
+            .split_once('=')
+            .ok_or("write OLD=NEW, for example old:=new:")?;
         Ok(PrefixPair(from.to_owned(), to.to_owned()))
     }
 }
@@ -153,10 +183,16 @@ mod tests {
         assert_eq!("-5m".parse(), Ok(Millis(-300_000)));
         assert_eq!("90".parse(), Ok(Millis(90_000)));
         assert!("soon".parse::<Millis>().is_err());
-        assert_eq!("2026-11-23T00:00:00Z".parse(), Ok(Moment(1_795_392_000_000)));
+        assert_eq!(
+            "2026-11-23T00:00:00Z".parse(),
+            Ok(Moment(1_795_392_000_000))
+        );
         assert_eq!("1795392000".parse(), Ok(Moment(1_795_392_000_000)));
         assert_eq!("1795392000123".parse(), Ok(Moment(1_795_392_000_123)));
         assert_eq!("none".parse(), Ok(Ttls(Ttl::None)));
-        assert_eq!("1h..2h".parse(), Ok(Ttls(Ttl::Between(3_600_000, 7_200_000))));
+        assert_eq!(
+            "1h..2h".parse(),
+            Ok(Ttls(Ttl::Between(3_600_000, 7_200_000)))
+        );
     }
 }

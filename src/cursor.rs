@@ -15,7 +15,10 @@ pub struct At {
 impl At {
     /// A place in the file itself.
     pub const fn file(offset: u64) -> At {
-        At { offset, inside: None }
+        At {
+            offset,
+            inside: None,
+        }
     }
 }
 
@@ -31,12 +34,22 @@ pub struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// Over bytes that stand in the file at `base`.
     pub fn new(data: &'a [u8], base: u64) -> Self {
-        Cursor { data, pos: 0, base, unpacked: false }
+        Cursor {
+            data,
+            pos: 0,
+            base,
+            unpacked: false,
+        }
     }
 
     /// Over bytes that were unpacked from the compressed string at `base`.
     pub fn unpacked(data: &'a [u8], base: u64) -> Self {
-        Cursor { data, pos: 0, base, unpacked: true }
+        Cursor {
+            data,
+            pos: 0,
+            base,
+            unpacked: true,
+        }
     }
 
     /// The place of the next byte.
@@ -46,7 +59,10 @@ impl<'a> Cursor<'a> {
 
     fn at_pos(&self, pos: usize) -> At {
         if self.unpacked {
-            At { offset: self.base, inside: Some(pos as u64) }
+            At {
+                offset: self.base,
+                inside: Some(pos as u64),
+            }
         } else {
             At::file(self.base + pos as u64)
         }
@@ -102,9 +118,19 @@ impl<'a> Cursor<'a> {
         let data = self.take(n)?;
         if unpacked {
             // Keep counting from the start of the unpacked bytes.
-            Ok(Cursor { data: &self.data[..from + n], pos: from, base: self.base, unpacked })
+            Ok(Cursor {
+                data: &self.data[..from + n],
+                pos: from,
+                base: self.base,
+                unpacked,
+            })
         } else {
-            Ok(Cursor { data, pos: 0, base, unpacked })
+            Ok(Cursor {
+                data,
+                pos: 0,
+                base,
+                unpacked,
+            })
         }
     }
 
@@ -116,7 +142,13 @@ impl<'a> Cursor<'a> {
 
     #[cold]
     fn truncated(&self, wanted: u64) -> Error {
-        Error::new(ErrorKind::Truncated { wanted, left: self.remaining() as u64 }, self.at())
+        Error::new(
+            ErrorKind::Truncated {
+                wanted,
+                left: self.remaining() as u64,
+            },
+            self.at(),
+        )
     }
 
     /// One byte.
@@ -134,7 +166,11 @@ impl<'a> Cursor<'a> {
     /// The next `N` bytes.
     #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        match self.data.get(self.pos..).and_then(|rest| rest.first_chunk::<N>()) {
+        match self
+            .data
+            .get(self.pos..)
+            .and_then(|rest| rest.first_chunk::<N>())
+        {
             Some(bytes) => {
                 self.pos += N;
                 Ok(*bytes)

@@ -52,7 +52,9 @@ pub enum ErrorKind {
         found: String,
     },
     /// The magic's version is none that is known (FORMAT §1.3).
-    #[error("unknown RDB version {magic:?}; known are REDIS0001 to REDIS0015 and VALKEY080 to VALKEY081")]
+    #[error(
+        "unknown RDB version {magic:?}; known are REDIS0001 to REDIS0015 and VALKEY080 to VALKEY081"
+    )]
     UnknownVersion {
         /// The nine bytes of magic and version, escaped.
         magic: String,
@@ -73,10 +75,14 @@ pub enum ErrorKind {
         after: Option<String>,
     },
     /// A module value of the pre-release layout without opcodes (type 6).
-    #[error("module value of a pre-release of Redis 4.0 (type 6): its length is not recorded anywhere")]
+    #[error(
+        "module value of a pre-release of Redis 4.0 (type 6): its length is not recorded anywhere"
+    )]
     ModulePreGa,
     /// The UPDATE opcode belongs to a replication stream (FORMAT §3.1).
-    #[error("opcode 242 (UPDATE) stands only in a Valkey replication stream, not in a snapshot file")]
+    #[error(
+        "opcode 242 (UPDATE) stands only in a Valkey replication stream, not in a snapshot file"
+    )]
     UpdateOpcode,
     /// A length byte that the format reserves (FORMAT §2.1).
     #[error("invalid length byte 0x{0:02x}")]
@@ -103,7 +109,9 @@ pub enum ErrorKind {
         why: Why,
     },
     /// The announced size is more than LZF can give (FORMAT §2.3).
-    #[error("compressed string of {packed} bytes claims to unpack to {len}, more than the format can give")]
+    #[error(
+        "compressed string of {packed} bytes claims to unpack to {len}, more than the format can give"
+    )]
     LzfTooLong {
         /// Compressed bytes.
         packed: u64,
@@ -167,7 +175,9 @@ pub enum ErrorKind {
         computed: u64,
     },
     /// An AOF with an RDB preamble was given: its commands would be left out.
-    #[error("an append-only file: commands follow the snapshot in it, and this version converts snapshots only")]
+    #[error(
+        "an append-only file: commands follow the snapshot in it, and this version converts snapshots only"
+    )]
     AofTail,
     /// A gzip or zstd file that does not unpack.
     #[error("{what} data is broken or ends early: {why}")]
@@ -184,7 +194,9 @@ pub enum ErrorKind {
     #[error("function library {0}")]
     BadFunction(&'static str),
     /// The file was rewritten in place while it was mapped.
-    #[error("the file was changed while it was read, so what was written cannot be trusted; try again, or with --no-mmap")]
+    #[error(
+        "the file was changed while it was read, so what was written cannot be trusted; try again, or with --no-mmap"
+    )]
     Changed,
     /// The run was asked to stop.
     #[error("stopped")]
@@ -214,26 +226,38 @@ impl Error {
     /// An error at a place.
     #[cold]
     pub fn new(kind: ErrorKind, at: At) -> Self {
-        Error(Box::new(Inner { kind, at: Some(at), key: None }))
+        Error(Box::new(Inner {
+            kind,
+            at: Some(at),
+            key: None,
+        }))
     }
 
     /// An error that belongs to no byte.
     #[cold]
     pub fn plain(kind: ErrorKind) -> Self {
-        Error(Box::new(Inner { kind, at: None, key: None }))
+        Error(Box::new(Inner {
+            kind,
+            at: None,
+            key: None,
+        }))
     }
 
     /// A failure of the local system while doing `what`.
     #[cold]
     pub fn io(what: impl Into<String>, source: std::io::Error) -> Self {
-        Error::plain(ErrorKind::Io { what: what.into(), source })
+        Error::plain(ErrorKind::Io {
+            what: what.into(),
+            source,
+        })
     }
 
     /// Adds the key, unless a deeper caller knew it already.
     #[cold]
     #[must_use]
     pub fn in_key(mut self, name: impl FnOnce() -> KeyName) -> Self {
-        if self.0.key.is_none() && !matches!(self.0.kind, ErrorKind::Stopped | ErrorKind::Io { .. }) {
+        if self.0.key.is_none() && !matches!(self.0.kind, ErrorKind::Stopped | ErrorKind::Io { .. })
+        {
             self.0.key = Some(name());
         }
         self

@@ -122,9 +122,15 @@ pub fn patterns(globs: &[String], regexes: &[String]) -> Result<Option<RegexSet>
     if globs.is_empty() && regexes.is_empty() {
         return Ok(None);
     }
-    let all = globs.iter().map(|g| glob_to_regex(g)).chain(regexes.iter().cloned());
+    let all = globs
+        .iter()
+        .map(|g| glob_to_regex(g))
+        .chain(regexes.iter().cloned());
     // Keys are bytes: a dot must match any of them, and \w is ASCII.
-    let set = RegexSetBuilder::new(all).unicode(false).dot_matches_new_line(true).build();
+    let set = RegexSetBuilder::new(all)
+        .unicode(false)
+        .dot_matches_new_line(true)
+        .build();
     set.map(Some).map_err(|e| e.to_string())
 }
 
@@ -182,7 +188,10 @@ mod tests {
     use super::*;
 
     fn matches(glob: &str, key: &[u8]) -> bool {
-        patterns(&[glob.to_owned()], &[]).unwrap().unwrap().is_match(key)
+        patterns(&[glob.to_owned()], &[])
+            .unwrap()
+            .unwrap()
+            .is_match(key)
     }
 
     #[test]
@@ -205,20 +214,98 @@ mod tests {
 
     #[test]
     fn each_rule() {
-        let open = Filter { now_ms: 1000, ..Filter::default() };
+        let open = Filter {
+            now_ms: 1000,
+            ..Filter::default()
+        };
         assert_eq!(verdict(&open, None), Verdict::Pass);
         assert_eq!(verdict(&open, Some(1000)), Verdict::Expired);
         assert_eq!(verdict(&open, Some(1001)), Verdict::Pass);
         let no = Verdict::Filtered;
-        assert_eq!(verdict(&Filter { keep_expired: true, ..open.clone() }, Some(1)), Verdict::Pass);
-        assert_eq!(verdict(&Filter { dbs: Some(vec![0, 1]), ..open.clone() }, None), no);
-        assert_eq!(verdict(&Filter { not_dbs: vec![3], ..open.clone() }, None), no);
-        assert_eq!(verdict(&Filter { types: Some(vec!["list".into()]), ..open.clone() }, None), no);
-        assert_eq!(verdict(&Filter { not_types: vec!["string".into()], ..open.clone() }, None), no);
-        assert_eq!(verdict(&Filter { size: Some((0, 99)), ..open.clone() }, None), no);
-        assert_eq!(verdict(&Filter { size: Some((100, 100)), ..open.clone() }, None), Verdict::Pass);
-        assert_eq!(verdict(&Filter { ttl: Some(Ttl::None), ..open.clone() }, Some(5000)), no);
-        let between = Filter { ttl: Some(Ttl::Between(10, 20)), ..open.clone() };
+        assert_eq!(
+            verdict(
+                &Filter {
+                    keep_expired: true,
+                    ..open.clone()
+                },
+                Some(1)
+            ),
+            Verdict::Pass
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    dbs: Some(vec![0, 1]),
+                    ..open.clone()
+                },
+                None
+            ),
+            no
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    not_dbs: vec![3],
+                    ..open.clone()
+                },
+                None
+            ),
+            no
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    types: Some(vec!["list".into()]),
+                    ..open.clone()
+                },
+                None
+            ),
+            no
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    not_types: vec!["string".into()],
+                    ..open.clone()
+                },
+                None
+            ),
+            no
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    size: Some((0, 99)),
+                    ..open.clone()
+                },
+                None
+            ),
+            no
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    size: Some((100, 100)),
+                    ..open.clone()
+                },
+                None
+            ),
+            Verdict::Pass
+        );
+        assert_eq!(
+            verdict(
+                &Filter {
+                    ttl: Some(Ttl::None),
+                    ..open.clone()
+                },
+                Some(5000)
+            ),
+            no
+        );
+        let between = Filter {
+            ttl: Some(Ttl::Between(10, 20)),
+            ..open.clone()
+        };
         assert_eq!(verdict(&between, Some(1010)), Verdict::Pass);
         assert_eq!(verdict(&between, Some(1021)), no);
         assert_eq!(verdict(&between, None), no);

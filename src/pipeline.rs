@@ -5,9 +5,9 @@
 //! tasks are begun in order. So a bounded number of blocks is alive, whatever the input holds.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::sync::Mutex;
 
 use bytes::Bytes;
 
@@ -62,7 +62,11 @@ pub struct Progress {
 
 impl Progress {
     fn check_stop(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Error::plain(ErrorKind::Stopped)) } else { Ok(()) }
+        if self.stop.load(Ordering::Relaxed) {
+            Err(Error::plain(ErrorKind::Stopped))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -103,7 +107,11 @@ impl Budget {
         // tasks × (queue + the block being filled + growth) × block: 40 MiB for 2 threads, 100 MiB for 64.
         let block_bytes = if threads <= 4 { 1 << 20 } else { 256 << 10 };
         let unpack_limit = ((48 << 20) / (3 * threads)).clamp(256 << 10, 8 << 20);
-        Budget { block_bytes, tasks: threads + 2, unpack_limit }
+        Budget {
+            block_bytes,
+            tasks: threads + 2,
+            unpack_limit,
+        }
     }
 }
 
@@ -122,7 +130,16 @@ pub fn convert(
     progress: &Progress,
 ) -> Report {
     let mut report = Report::default();
-    if let Err(error) = run(input, settings, options, stream, sink, reject, progress, &mut report) {
+    if let Err(error) = run(
+        input,
+        settings,
+        options,
+        stream,
+        sink,
+        reject,
+        progress,
+        &mut report,
+    ) {
         report.error = Some(error);
     }
     report
@@ -144,7 +161,10 @@ fn run(
     report.magic = Format::parse(&mut Cursor::new(data, 0), lenient)?.magic();
     // Who wants what can be kept of a damaged file does not want to be stopped before it.
     let first = options.checksum == Checksum::First && !lenient;
-    progress.total.fetch_add(data.len() as u64 * (1 + u64::from(first)), Ordering::Relaxed);
+    progress.total.fetch_add(
+        data.len() as u64 * (1 + u64::from(first)),
+        Ordering::Relaxed,
+    );
     if first {
         check_whole(data, lenient, |n| {
             progress.done.fetch_add(n as u64, Ordering::Relaxed);
@@ -154,7 +174,11 @@ fn run(
     if settings.target.dialect.single_db() {
         check_databases(data, settings, lenient)?;
     }
-    let along = if options.checksum == Checksum::Off || first { Along::Off } else { Along::Check };
+    let along = if options.checksum == Checksum::Off || first {
+        Along::Off
+    } else {
+        Along::Check
+    };
     let cut_keys = settings.mode == crate::command::encode::Mode::Commands;
     let mut scanner = Scanner::new(data, along, cut_keys, lenient)?;
     let format = scanner.format();
@@ -165,7 +189,11 @@ fn run(
         .thread_name(|i| format!("worker-{i}"))
         .build()
         .map_err(|e| Error::io("threads cannot be started", std::io::Error::other(e)))?;
-    let buffers = Buffers { free: Mutex::default(), block_bytes: budget.block_bytes, keep: 4 * threads };
+    let buffers = Buffers {
+        free: Mutex::default(),
+        block_bytes: budget.block_bytes,
+        keep: 4 * threads,
+    };
     let workers: Mutex<Vec<Worker<'_, '_>>> = Mutex::default();
     let over = AtomicBool::new(false);
 
@@ -197,7 +225,11 @@ fn run(
             while let Some(task) = scanner.next_task()? {
                 progress.check_stop()?;
                 let (blocks, queue) = sync_channel(QUEUE_BLOCKS);
-                let pending = Pending { queue, bytes: task.bytes, span: task.span };
+                let pending = Pending {
+                    queue,
+                    bytes: task.bytes,
+                    span: task.span,
+                };
                 // The writer has ended: its own error says why.
                 if order.send(pending).is_err() {
                     return Ok(());
@@ -205,17 +237,27 @@ fn run(
                 let (workers, buffers) = (&workers, &buffers);
                 let data_bytes = input.data.clone();
                 scope.spawn_fifo(move |_| {
-                    let spare = workers.lock().expect("no worker panics while it holds the list").pop();
-                    let mut worker =
-                        spare.unwrap_or_else(|| Worker::new(settings, data, format, budget.unpack_limit));
+                    let spare = workers
+                        .lock()
+                        .expect("no worker panics while it holds the list")
+                        .pop();
+                    let mut worker = spare.unwrap_or_else(|| {
+                        Worker::new(settings, data, format, budget.unpack_limit)
+                    });
                     work(&mut worker, &task, data_bytes, buffers, blocks);
-                    workers.lock().expect("no worker panics while it holds the list").push(worker);
+                    workers
+                        .lock()
+                        .expect("no worker panics while it holds the list")
+                        .push(worker);
                 });
             }
             Ok(())
         });
         drop(order);
-        (scan_result, Some(writing.join().expect("the writer does not panic")))
+        (
+            scan_result,
+            Some(writing.join().expect("the writer does not panic")),
+        )
     });
     report.info = scanner.info.clone();
     if let Some((result, tally)) = written {
@@ -229,8 +271,17 @@ fn run(
     Ok(())
 }
 
-fn work(worker: &mut Worker<'_, '_>, task: &Task, input: Bytes, buffers: &Buffers, queue: SyncSender<Message>) {
-    let mut blocks = ToWriter { queue: &queue, buffers };
+fn work(
+    worker: &mut Worker<'_, '_>,
+    task: &Task,
+    input: Bytes,
+    buffers: &Buffers,
+    queue: SyncSender<Message>,
+) {
+    let mut blocks = ToWriter {
+        queue: &queue,
+        buffers,
+    };
     let mut out = Out::new(buffers.block_bytes, input, &mut blocks);
     let result = worker.run(task, &mut out).and_then(|()| out.flush());
     let (result, unflushed) = match result {
@@ -278,13 +329,20 @@ struct Buffers {
 
 impl Buffers {
     fn get(&self) -> Vec<u8> {
-        let free = self.free.lock().expect("nothing panics while it holds the list").pop();
+        let free = self
+            .free
+            .lock()
+            .expect("nothing panics while it holds the list")
+            .pop();
         // A little more than a block, so that the command that fills it rarely makes it grow.
         free.unwrap_or_else(|| vec![0; self.block_bytes + self.block_bytes / 4])
     }
 
     fn put(&self, buffer: Vec<u8>) {
-        let mut free = self.free.lock().expect("nothing panics while it holds the list");
+        let mut free = self
+            .free
+            .lock()
+            .expect("nothing panics while it holds the list");
         if free.len() < self.keep && buffer.len() <= 2 * self.block_bytes {
             free.push(buffer);
         }
@@ -298,7 +356,9 @@ struct ToWriter<'a> {
 
 impl Blocks for ToWriter<'_> {
     fn hand_on(&mut self, block: Block, db: Option<u64>) -> Result<()> {
-        self.queue.send(Message::Block(block, db)).map_err(|_| Error::plain(ErrorKind::Stopped))
+        self.queue
+            .send(Message::Block(block, db))
+            .map_err(|_| Error::plain(ErrorKind::Stopped))
     }
 
     fn buffer(&mut self) -> Vec<u8> {
@@ -370,7 +430,9 @@ impl Writer<'_> {
             let bytes: usize = blocks.iter().map(|b| b.bytes().len()).sum();
             if !blocks.is_empty() {
                 self.sink.write(&blocks)?;
-                self.progress.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.progress
+                    .bytes_out
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
             }
             for block in blocks.drain(..) {
                 if let Block::Owned { buffer, .. } = block {
@@ -392,8 +454,12 @@ impl Writer<'_> {
             (self.reject)(reject)?;
         }
         self.tally.add(&done.tally);
-        self.progress.keys.fetch_add(done.tally.read, Ordering::Relaxed);
-        self.progress.done.fetch_add(task.bytes as u64, Ordering::Relaxed);
+        self.progress
+            .keys
+            .fetch_add(done.tally.read, Ordering::Relaxed);
+        self.progress
+            .done
+            .fetch_add(task.bytes as u64, Ordering::Relaxed);
         done.error.map_or(Ok(()), Err)
     }
 }
@@ -401,7 +467,10 @@ impl Writer<'_> {
 fn select(db: u64) -> Block {
     let digits = db.to_string();
     let buffer = format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()).into_bytes();
-    Block::Owned { used: buffer.len(), buffer }
+    Block::Owned {
+        used: buffer.len(),
+        buffer,
+    }
 }
 
 /// Refuses keys of other databases than 0 before the first byte is written, for destinations that have one.
@@ -415,9 +484,8 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
     let mut db = 0;
     // The size of a template hash comes from its template; for passing over values any will do that is known.
     let mut templates = Templates::default();
-    loop {
-        // What is broken is reported, with all that belongs to it, when it is converted.
-        let Ok(record) = reader.next() else { break };
+    // What is broken is reported, with all that belongs to it, when it is converted.
+    while let Ok(record) = reader.next() {
         match record {
             Record::Select(n) => db = n,
             Record::Template { id, names } => drop(templates.insert(id, names)),
@@ -430,7 +498,9 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
                 if settings.transform.db(db) == 0 || found.contains(&db) {
                     continue;
                 }
-                let Ok(name) = key.key.load(&mut scratch) else { break };
+                let Ok(name) = key.key.load(&mut scratch) else {
+                    break;
+                };
                 let verdict = settings.filter.verdict(
                     db,
                     name.as_bytes(&mut itoa::Buffer::new()),
@@ -451,7 +521,12 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
     if found.is_empty() {
         return Ok(());
     }
-    let list = found.iter().take(16).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let list = found
+        .iter()
+        .take(16)
+        .map(u64::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
     let more = if found.len() > 16 { " and more" } else { "" };
     Err(Error::plain(ErrorKind::Databases(format!(
         "the file holds keys of database {list}{more}, and the destination has database 0 only; \
@@ -460,7 +535,11 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
 }
 
 /// Converts bytes in memory into memory: for tests and fuzzers.
-pub fn convert_bytes(data: &[u8], settings: &Settings, options: &Options) -> (Vec<u8>, Report, Vec<Reject>) {
+pub fn convert_bytes(
+    data: &[u8],
+    settings: &Settings,
+    options: &Options,
+) -> (Vec<u8>, Report, Vec<Reject>) {
     let input = Input::from_bytes("memory", Bytes::copy_from_slice(data));
     let (mut out, mut rejects) = (Vec::new(), Vec::new());
     let mut keep = |reject: &Reject| {

@@ -88,9 +88,15 @@ impl Limit {
     /// A sentence for people that follows the count.
     pub fn sentence(self) -> &'static str {
         match self {
-            Limit::EmptyKeys => "keys without any element were left out, as servers do when they load the file",
-            Limit::ExpiredFields => "hash fields whose time has passed were left out (--expired keep keeps them)",
-            Limit::IdleTimes => "keys carry an idle time (LRU), which commands cannot set: --mode restore does",
+            Limit::EmptyKeys => {
+                "keys without any element were left out, as servers do when they load the file"
+            }
+            Limit::ExpiredFields => {
+                "hash fields whose time has passed were left out (--expired keep keeps them)"
+            }
+            Limit::IdleTimes => {
+                "keys carry an idle time (LRU), which commands cannot set: --mode restore does"
+            }
             Limit::Frequencies => {
                 "keys carry an access frequency (LFU), which commands cannot set: --mode restore does"
             }
@@ -103,7 +109,9 @@ impl Limit {
             Limit::IdleConsumers => {
                 "stream consumers without pending entries were left out: they need Redis 6.2"
             }
-            Limit::Idmp => "streams lose their idempotence settings and records, which need Redis 8.6.2",
+            Limit::Idmp => {
+                "streams lose their idempotence settings and records, which need Redis 8.6.2"
+            }
             Limit::IdmpDeleted => {
                 "idempotence records of deleted stream entries were left out: --mode restore keeps them"
             }

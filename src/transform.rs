@@ -21,7 +21,11 @@ impl Transform {
     /// Database at the destination.
     #[inline]
     pub fn db(&self, db: u64) -> u64 {
-        if self.db_map.is_empty() { db } else { self.db_map.get(&db).copied().unwrap_or(db) }
+        if self.db_map.is_empty() {
+            db
+        } else {
+            self.db_map.get(&db).copied().unwrap_or(db)
+        }
     }
 
     /// Whether keys change their names.
@@ -34,9 +38,10 @@ impl Transform {
     pub fn rename(&self, key: &[u8], out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.add_prefix);
-        let renamed = self.rename_prefix.iter().find_map(|(from, to)| {
-            key.strip_prefix(&from[..]).map(|rest| (to, rest))
-        });
+        let renamed = self
+            .rename_prefix
+            .iter()
+            .find_map(|(from, to)| key.strip_prefix(&from[..]).map(|rest| (to, rest)));
         match renamed {
             Some((to, rest)) => {
                 out.extend_from_slice(to);
@@ -68,7 +73,10 @@ mod tests {
     #[test]
     fn names_and_times() {
         let t = Transform {
-            rename_prefix: vec![(b"a:".to_vec(), b"b:".to_vec()), (b"a".to_vec(), b"c".to_vec())],
+            rename_prefix: vec![
+                (b"a:".to_vec(), b"b:".to_vec()),
+                (b"a".to_vec(), b"c".to_vec()),
+            ],
             add_prefix: b"p/".to_vec(),
             ttl_shift_ms: 5,
             db_map: BTreeMap::from([(1, 0)]),
@@ -84,6 +92,13 @@ mod tests {
         assert_eq!(name(b"z"), b"p/z");
         assert_eq!((t.db(1), t.db(2)), (0, 2));
         assert_eq!((t.expiry(Some(1)), t.expiry(None)), (Some(6), None));
-        assert_eq!(Transform { no_ttl: true, ..t.clone() }.expiry(Some(1)), None);
+        assert_eq!(
+            Transform {
+                no_ttl: true,
+                ..t.clone()
+            }
+            .expiry(Some(1)),
+            None
+        );
     }
 }

@@ -99,7 +99,11 @@ pub(super) enum Outcome {
 
 impl Outcome {
     pub(super) fn needs(command: &'static str, feature: Feature, target: &Target) -> Outcome {
-        let error = format!("{command} needs {}; the target is {}", feature.needs(), target.shown());
+        let error = format!(
+            "{command} needs {}; the target is {}",
+            feature.needs(),
+            target.shown()
+        );
         Outcome::Rejected { command, error }
     }
 }
@@ -143,7 +147,12 @@ pub(super) struct Encoder<'s> {
 
 impl<'s, 'a> Worker<'s, 'a> {
     /// `unpack_limit`: the largest string that is unpacked in memory, in bytes.
-    pub fn new(settings: &'s Settings, data: &'a [u8], format: Format, unpack_limit: usize) -> Self {
+    pub fn new(
+        settings: &'s Settings,
+        data: &'a [u8],
+        format: Format,
+        unpack_limit: usize,
+    ) -> Self {
         Worker {
             file: Cursor::new(data, 0),
             format,
@@ -171,10 +180,16 @@ impl<'s, 'a> Worker<'s, 'a> {
         self.tally = Tally::default();
         let result = match task.span {
             Span::Records { from, to } => self.records(task, from, to, out),
-            Span::Part { record, value_end, part } => {
+            Span::Part {
+                record,
+                value_end,
+                part,
+            } => {
                 let mut reader = Reader::new(self.file, self.format, record);
                 match reader.next()? {
-                    Record::Key(key) => self.key(&mut reader, key, task, task.db, part, Some(value_end), out),
+                    Record::Key(key) => {
+                        self.key(&mut reader, key, task, task.db, part, Some(value_end), out)
+                    }
                     _ => unreachable!("the scan gave the position of a key"),
                 }
             }
@@ -291,8 +306,13 @@ impl<'s, 'a> Worker<'s, 'a> {
             templates: &task.templates,
         };
         let result = match refused {
-            Some(error) => Ok(Outcome::Rejected { command: "SET", error }),
-            None => self.e.one(&one, &mut reader.c, &skip_value, out, &mut self.tally),
+            Some(error) => Ok(Outcome::Rejected {
+                command: "SET",
+                error,
+            }),
+            None => self
+                .e
+                .one(&one, &mut reader.c, &skip_value, out, &mut self.tally),
         };
         let result = result.map_err(|e| e.in_key(|| name(type_name(record.ty, value))));
         match result {
@@ -321,7 +341,9 @@ impl<'s, 'a> Worker<'s, 'a> {
                 reader.c = value;
                 skip_value(&mut reader.c)?;
             }
-            Err(error) if matches!(error.kind(), ErrorKind::Stopped | ErrorKind::Io { .. }) => return Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Stopped | ErrorKind::Io { .. }) => {
+                return Err(error);
+            }
             Err(error) => {
                 // What was written of this key goes: out of the block, or by DEL where it left already.
                 if !out.handed_on {
@@ -341,7 +363,14 @@ impl<'s, 'a> Worker<'s, 'a> {
     }
 
     /// A key that cannot be read ends the run, or is counted where the user said so.
-    fn reject_broken(&mut self, error: Error, record: &Key<'_>, db: u64, key: &[u8], part: Part) -> Result<()> {
+    fn reject_broken(
+        &mut self,
+        error: Error,
+        record: &Key<'_>,
+        db: u64,
+        key: &[u8],
+        part: Part,
+    ) -> Result<()> {
         if self.e.settings.on_error == OnError::Stop {
             self.tally.read -= u64::from(part.first);
             return Err(error);
@@ -367,8 +396,10 @@ impl<'s, 'a> Worker<'s, 'a> {
         if self.e.goes_as_restore(record) && self.e.settings.target.has(Feature::RestoreAbsTtl) {
             return;
         }
-        self.tally.limit(Limit::IdleTimes, u64::from(attributes.idle_secs.is_some()));
-        self.tally.limit(Limit::Frequencies, u64::from(attributes.freq.is_some()));
+        self.tally
+            .limit(Limit::IdleTimes, u64::from(attributes.idle_secs.is_some()));
+        self.tally
+            .limit(Limit::Frequencies, u64::from(attributes.freq.is_some()));
     }
 
     fn function(&mut self, function: Function<'_>, out: &mut Out<'_>) -> Result<()> {
@@ -392,9 +423,15 @@ impl<'s, 'a> Worker<'s, 'a> {
             }
         };
         let refused = if settings.target.dialect == Dialect::Twemproxy {
-            Some("twemproxy forwards no FUNCTION LOAD: load it into each server directly".to_owned())
+            Some(
+                "twemproxy forwards no FUNCTION LOAD: load it into each server directly".to_owned(),
+            )
         } else if !settings.target.has(Feature::Functions) {
-            Some(format!("FUNCTION LOAD needs {}; the target is {}", Feature::Functions.needs(), settings.target.shown()))
+            Some(format!(
+                "FUNCTION LOAD needs {}; the target is {}",
+                Feature::Functions.needs(),
+                settings.target.shown()
+            ))
         } else {
             None
         };
@@ -464,10 +501,14 @@ impl Encoder<'_> {
             Mode::Commands => self.only_restore(record.ty),
             Mode::Restore => true,
             Mode::Auto => {
-                let hints = record.attributes.idle_secs.is_some() || record.attributes.freq.is_some();
+                let hints =
+                    record.attributes.idle_secs.is_some() || record.attributes.freq.is_some();
                 (record.ty != TypeByte::String || hints || record.attributes.meta.is_some())
                     && self.settings.target.has(Feature::Restore)
-                    && self.settings.target.takes_payload(restore::version(record.ty))
+                    && self
+                        .settings
+                        .target
+                        .takes_payload(restore::version(record.ty))
             }
         }
     }
@@ -516,8 +557,11 @@ impl Encoder<'_> {
     }
 
     fn limits(&self) -> (u64, usize) {
-        let elements =
-            if self.settings.target.has(Feature::Variadic) { self.settings.batch_elements } else { 1 };
+        let elements = if self.settings.target.has(Feature::Variadic) {
+            self.settings.batch_elements
+        } else {
+            1
+        };
         (elements, self.settings.batch_bytes)
     }
 
@@ -548,7 +592,10 @@ impl Encoder<'_> {
             }
             _ if self.only_restore(ty) => {
                 let error = "the value has no commands and RESTORE cannot carry it".to_owned();
-                return Ok(Outcome::Rejected { command: "RESTORE", error });
+                return Ok(Outcome::Rejected {
+                    command: "RESTORE",
+                    error,
+                });
             }
             _ => {}
         }
@@ -589,38 +636,65 @@ impl Encoder<'_> {
                 chunks.total
             }
             Kind::Zset => {
-                let expected = if matches!(ty, TypeByte::Zset | TypeByte::Zset2) { items } else { 0 };
+                let expected = if matches!(ty, TypeByte::Zset | TypeByte::Zset2) {
+                    items
+                } else {
+                    0
+                };
                 let mut chunks = Chunks::new("ZADD", key, 2, limits, expected);
-                zset::for_each(c, ty, items, &mut self.room, &mut boundary, |member, score| {
-                    chunks.push(out, size(member), |out| {
-                        match score {
-                            Score::Text(text) => out.bulk(text),
-                            Score::Double(value) => out.bulk_double(value),
-                            Score::Int(n) => out.bulk_int(n),
-                        }
-                        out.bulk_element_any(member)
-                    })
-                })?;
+                zset::for_each(
+                    c,
+                    ty,
+                    items,
+                    &mut self.room,
+                    &mut boundary,
+                    |member, score| {
+                        chunks.push(out, size(member), |out| {
+                            match score {
+                                Score::Text(text) => out.bulk(text),
+                                Score::Double(value) => out.bulk_double(value),
+                                Score::Int(n) => out.bulk_int(n),
+                            }
+                            out.bulk_element_any(member)
+                        })
+                    },
+                )?;
                 chunks.close(out)?;
                 chunks.total
             }
             Kind::Hash => {
-                let source = Source { file: one.value, templates: one.templates, head };
-                let verb = if target.has(Feature::HsetMany) { "HSET" } else { "HMSET" };
+                let source = Source {
+                    file: one.value,
+                    templates: one.templates,
+                    head,
+                };
+                let verb = if target.has(Feature::HsetMany) {
+                    "HSET"
+                } else {
+                    "HMSET"
+                };
                 let expected = if ty == TypeByte::Hash { items } else { 0 };
                 let mut chunks = Chunks::new(verb, key, 2, limits, expected);
                 let filter = &self.settings.filter;
                 let from = *c;
-                hash::for_each(c, ty, items, source, &mut self.room, &mut boundary, |field, value, expiry| {
-                    if expiry.is_some_and(|at| at <= filter.now_ms) && !filter.keep_expired {
-                        expired_fields += 1;
-                        return Ok(());
-                    }
-                    chunks.push(out, size(field) + size(value), |out| {
-                        out.bulk_element_any(field)?;
-                        out.bulk_element_any(value)
-                    })
-                })?;
+                hash::for_each(
+                    c,
+                    ty,
+                    items,
+                    source,
+                    &mut self.room,
+                    &mut boundary,
+                    |field, value, expiry| {
+                        if expiry.is_some_and(|at| at <= filter.now_ms) && !filter.keep_expired {
+                            expired_fields += 1;
+                            return Ok(());
+                        }
+                        chunks.push(out, size(field) + size(value), |out| {
+                            out.bulk_element_any(field)?;
+                            out.bulk_element_any(value)
+                        })
+                    },
+                )?;
                 chunks.close(out)?;
                 let total = chunks.total;
                 if self.writes_field_expiry(ty) {
@@ -641,7 +715,7 @@ impl Encoder<'_> {
                         match value {
                             Value::Element(element) => out.bulk_element_any(element),
                             Value::Double(value) => {
-                                out.bulk_double(value);
+                                out.bulk(array::double_text(value).as_bytes());
                                 Ok(())
                             }
                         }
@@ -651,7 +725,11 @@ impl Encoder<'_> {
                 if let (Some(cursor), true) = (head.cursor, one.part.last) {
                     let mut digits = itoa::Buffer::new();
                     // ARSEEK names the next index to insert at, the file the last one inserted.
-                    out.command(&[b"ARSEEK", key, digits.format(cursor.wrapping_add(1)).as_bytes()])?;
+                    out.command(&[
+                        b"ARSEEK",
+                        key,
+                        digits.format(cursor.wrapping_add(1)).as_bytes(),
+                    ])?;
                 }
                 chunks.total
             }
@@ -672,7 +750,11 @@ impl Encoder<'_> {
         if elements == 0 && one.part.first && one.part.last {
             out.truncate(mark);
             out.commands = commands;
-            return Ok(if expired_fields > 0 { Outcome::Expired } else { Outcome::Empty });
+            return Ok(if expired_fields > 0 {
+                Outcome::Expired
+            } else {
+                Outcome::Empty
+            });
         }
         if let (Some(at), true) = (one.expire_at_ms, one.part.last) {
             self.expire(key, at, out)?;
@@ -695,7 +777,12 @@ impl Encoder<'_> {
             let mut offset = 0;
             for piece in bytes.chunks(SETRANGE_BYTES) {
                 let mut digits = itoa::Buffer::new();
-                out.command(&[b"SETRANGE", one.key, digits.format(offset).as_bytes(), piece])?;
+                out.command(&[
+                    b"SETRANGE",
+                    one.key,
+                    digits.format(offset).as_bytes(),
+                    piece,
+                ])?;
                 offset += piece.len();
             }
             if let Some(at) = one.expire_at_ms {
@@ -703,8 +790,14 @@ impl Encoder<'_> {
             }
             return Ok(Outcome::Written);
         }
-        let with_expiry = one.expire_at_ms.filter(|_| self.settings.target.has(Feature::SetPxat));
-        out.raw(if with_expiry.is_some() { b"*5\r\n$3\r\nSET\r\n" } else { b"*3\r\n$3\r\nSET\r\n" });
+        let with_expiry = one
+            .expire_at_ms
+            .filter(|_| self.settings.target.has(Feature::SetPxat));
+        out.raw(if with_expiry.is_some() {
+            b"*5\r\n$3\r\nSET\r\n"
+        } else {
+            b"*3\r\n$3\r\nSET\r\n"
+        });
         out.bulk_any(one.key)?;
         out.bulk_element_any(value)?;
         if let Some(at) = with_expiry {
@@ -742,7 +835,11 @@ impl Encoder<'_> {
         let settings = self.settings;
         let (key, filter) = (one.key, &settings.filter);
         let (max_elements, max_bytes) = self.limits();
-        let mut group = Group { stage: &mut self.stage, count: 0, at: 0 };
+        let mut group = Group {
+            stage: &mut self.stage,
+            count: 0,
+            at: 0,
+        };
         group.stage.clear();
         let write = |group: &mut Group<'_>, out: &mut Out<'_>| -> Result<()> {
             if group.count == 0 {
@@ -760,29 +857,38 @@ impl Encoder<'_> {
             out.end()
         };
         let mut boundary = Boundary::default();
-        hash::for_each(&mut c, one.record.ty, items, source, &mut self.room, &mut boundary, |field, _, expiry| {
-            let Some(at) = expiry.filter(|at| *at > filter.now_ms || filter.keep_expired) else {
-                return Ok(());
-            };
-            let at = settings.transform.expiry(Some(at)).unwrap_or(at).max(0);
-            if at != group.at || group.count >= max_elements || group.stage.len() >= max_bytes {
-                write(&mut group, out)?;
-            }
-            group.at = at;
-            if size(field) >= crate::resp::write::LARGE {
-                write(&mut group, out)?;
-                out.array(6);
-                out.bulk(b"HPEXPIREAT");
-                out.bulk_any(key)?;
-                out.bulk_int(at);
-                out.bulk(b"FIELDS");
-                out.bulk_int(1);
-                out.bulk_element_any(field)?;
-                return out.end();
-            }
-            group.push(field);
-            Ok(())
-        })?;
+        hash::for_each(
+            &mut c,
+            one.record.ty,
+            items,
+            source,
+            &mut self.room,
+            &mut boundary,
+            |field, _, expiry| {
+                let Some(at) = expiry.filter(|at| *at > filter.now_ms || filter.keep_expired)
+                else {
+                    return Ok(());
+                };
+                let at = settings.transform.expiry(Some(at)).unwrap_or(at).max(0);
+                if at != group.at || group.count >= max_elements || group.stage.len() >= max_bytes {
+                    write(&mut group, out)?;
+                }
+                group.at = at;
+                if size(field) >= crate::resp::write::LARGE {
+                    write(&mut group, out)?;
+                    out.array(6);
+                    out.bulk(b"HPEXPIREAT");
+                    out.bulk_any(key)?;
+                    out.bulk_int(at);
+                    out.bulk(b"FIELDS");
+                    out.bulk_int(1);
+                    out.bulk_element_any(field)?;
+                    return out.end();
+                }
+                group.push(field);
+                Ok(())
+            },
+        )?;
         write(&mut group, out)
     }
 }
@@ -800,7 +906,8 @@ impl Group<'_> {
         let bytes = element.as_bytes(&mut digits);
         let mut len = itoa::Buffer::new();
         self.stage.push(b'$');
-        self.stage.extend_from_slice(len.format(bytes.len()).as_bytes());
+        self.stage
+            .extend_from_slice(len.format(bytes.len()).as_bytes());
         self.stage.extend_from_slice(b"\r\n");
         self.stage.extend_from_slice(bytes);
         self.stage.extend_from_slice(b"\r\n");

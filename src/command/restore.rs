@@ -26,19 +26,41 @@ pub(super) enum Done {
 /// RDB version that the payload of this type is signed with. Template hashes, whose file form RESTORE
 /// does not take, are written as plain hashes, which every server knows.
 pub(super) fn version(ty: TypeByte) -> u16 {
-    if ty.is_template() { TypeByte::Hash.restore_version() } else { ty.restore_version() }
+    if ty.is_template() {
+        TypeByte::Hash.restore_version()
+    } else {
+        ty.restore_version()
+    }
 }
 
 impl Encoder<'_> {
     /// Writes a key as RESTORE. Its value, which ends at `value_end`, is checked deeply before: servers
     /// by default look at little more than the checksum, and stumble later.
-    pub(super) fn restore(&mut self, one: &One<'_, '_>, value_end: usize, out: &mut Out<'_>) -> Result<Done> {
+    pub(super) fn restore(
+        &mut self,
+        one: &One<'_, '_>,
+        value_end: usize,
+        out: &mut Out<'_>,
+    ) -> Result<Done> {
         let settings = self.settings;
         let target = &settings.target;
         let ty = one.record.ty;
-        let meta = one.record.attributes.meta.filter(|_| self.carries_meta(&one.record));
-        let version = if meta.is_some() { version(ty).max(13) } else { version(ty) };
-        let rejected = |error| Ok(Done::Outcome(Outcome::Rejected { command: "RESTORE", error }));
+        let meta = one
+            .record
+            .attributes
+            .meta
+            .filter(|_| self.carries_meta(&one.record));
+        let version = if meta.is_some() {
+            version(ty).max(13)
+        } else {
+            version(ty)
+        };
+        let rejected = |error| {
+            Ok(Done::Outcome(Outcome::Rejected {
+                command: "RESTORE",
+                error,
+            }))
+        };
         if !target.has(Feature::Restore) || !target.takes_payload(version) {
             let numbering = if version >= 80 { "Valkey's " } else { "" };
             return rejected(format!(
@@ -69,7 +91,11 @@ impl Encoder<'_> {
         }
         let meta = meta.map_or(&[][..], |(from, to)| one.value.slice(from, to));
         let body = one.value.slice(one.value.pos(), value_end);
-        let template_len = if ty.is_template() { Some(self.template_hash(one, |_| Ok(()))?) } else { None };
+        let template_len = if ty.is_template() {
+            Some(self.template_hash(one, |_| Ok(()))?)
+        } else {
+            None
+        };
         let payload = (meta.len() + 1 + FOOTER) as u64 + template_len.unwrap_or(body.len() as u64);
         if payload > MOST_PAYLOAD {
             return rejected(format!(
@@ -86,7 +112,10 @@ impl Encoder<'_> {
         let expiry = one.expire_at_ms.filter(|_| options);
         let (idle, freq) = if options {
             let freq = one.record.attributes.freq;
-            (one.record.attributes.idle_secs.filter(|_| freq.is_none()), freq)
+            (
+                one.record.attributes.idle_secs.filter(|_| freq.is_none()),
+                freq,
+            )
         } else {
             (None, None)
         };
@@ -97,7 +126,11 @@ impl Encoder<'_> {
         // A time before 1970 is as past as one just after it, and 0 would mean none.
         out.bulk_int(expiry.map_or(0, |at| at.max(1)));
         out.bulk_head(payload);
-        let type_byte = if ty.is_template() { TypeByte::Hash.byte() } else { ty.byte() };
+        let type_byte = if ty.is_template() {
+            TypeByte::Hash.byte()
+        } else {
+            ty.byte()
+        };
         if template_len.is_none() && payload < LARGE as u64 {
             let start = out.pos();
             out.raw(meta);
@@ -147,10 +180,18 @@ impl Encoder<'_> {
     }
 
     /// Pushes the bytes of a template hash as a plain one (type 4) and gives their number.
-    fn template_hash(&mut self, one: &One<'_, '_>, mut put: impl FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+    fn template_hash(
+        &mut self,
+        one: &One<'_, '_>,
+        mut put: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<u64> {
         let mut c: Cursor<'_> = one.value;
         let head = Head::parse(&mut c, one.record.ty, one.templates)?;
-        let source = Source { file: one.value, templates: one.templates, head };
+        let source = Source {
+            file: one.value,
+            templates: one.templates,
+            head,
+        };
         let mut pairs = 0;
         let mut len = 0;
         let mut count = |field: Element<'_>, value: Element<'_>| {
@@ -163,25 +204,41 @@ impl Encoder<'_> {
         };
         let mut boundary = Boundary::default();
         let mut walk = c;
-        hash::for_each(&mut walk, one.record.ty, head.items, source, &mut self.room, &mut boundary, |f, v, _| {
-            count(f, v);
-            Ok(())
-        })?;
+        hash::for_each(
+            &mut walk,
+            one.record.ty,
+            head.items,
+            source,
+            &mut self.room,
+            &mut boundary,
+            |f, v, _| {
+                count(f, v);
+                Ok(())
+            },
+        )?;
         let mut text = Vec::new();
         write_length(&mut text, pairs);
         len += text.len() as u64;
         put(&text)?;
-        hash::for_each(&mut c, one.record.ty, head.items, source, &mut self.room, &mut boundary, |f, v, _| {
-            for element in [f, v] {
-                let mut digits = itoa::Buffer::new();
-                let bytes = element.as_bytes(&mut digits);
-                text.clear();
-                write_length(&mut text, bytes.len() as u64);
-                put(&text)?;
-                put(bytes)?;
-            }
-            Ok(())
-        })?;
+        hash::for_each(
+            &mut c,
+            one.record.ty,
+            head.items,
+            source,
+            &mut self.room,
+            &mut boundary,
+            |f, v, _| {
+                for element in [f, v] {
+                    let mut digits = itoa::Buffer::new();
+                    let bytes = element.as_bytes(&mut digits);
+                    text.clear();
+                    write_length(&mut text, bytes.len() as u64);
+                    put(&text)?;
+                    put(bytes)?;
+                }
+                Ok(())
+            },
+        )?;
         Ok(len)
     }
 }

@@ -66,7 +66,11 @@ impl Encoder<'_> {
                     Ok(())
                 })?;
                 if nacked && !target.has(Feature::Xnack) {
-                    return Ok(Done::Rejected(Outcome::needs("XNACK", Feature::Xnack, target)));
+                    return Ok(Done::Rejected(Outcome::needs(
+                        "XNACK",
+                        Feature::Xnack,
+                        target,
+                    )));
                 }
                 if early_groups {
                     self.placeholders(one.key, &tail, out)?;
@@ -90,8 +94,15 @@ impl Encoder<'_> {
         if target.has(Feature::StreamCounters) {
             let (added, deleted) = (tail.entries_added.to_string(), tail.max_deleted.to_string());
             let (added, deleted) = (added.as_bytes(), deleted.as_bytes());
-            let args: [&[u8]; 7] =
-                [b"XSETID", one.key, last.as_bytes(), b"ENTRIESADDED", added, b"MAXDELETEDID", deleted];
+            let args: [&[u8]; 7] = [
+                b"XSETID",
+                one.key,
+                last.as_bytes(),
+                b"ENTRIESADDED",
+                added,
+                b"MAXDELETEDID",
+                deleted,
+            ];
             out.command(&args)?;
         } else {
             out.command(&[b"XSETID", one.key, last.as_bytes()])?;
@@ -133,41 +144,68 @@ impl Encoder<'_> {
         Ok(Done::Written)
     }
 
-    fn entries(&mut self, key: &[u8], c: &mut Cursor<'_>, nodes: u64, out: &mut Out<'_>) -> Result<()> {
+    fn entries(
+        &mut self,
+        key: &[u8],
+        c: &mut Cursor<'_>,
+        nodes: u64,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
         let mut boundary = Boundary::default();
         let mut previous = None;
-        for_each_entry(c, nodes, &mut self.room.one, &mut previous, &mut boundary, |entry| {
-            out.array(3 + 2 * entry.fields);
-            out.bulk(b"XADD");
-            out.bulk_any(key)?;
-            bulk_id(out, entry.id);
-            entry.for_each(|field, value| {
-                out.bulk_element_any(field)?;
-                out.bulk_element_any(value)
-            })?;
-            out.end()
-        })
+        for_each_entry(
+            c,
+            nodes,
+            &mut self.room.one,
+            &mut previous,
+            &mut boundary,
+            |entry| {
+                out.array(3 + 2 * entry.fields);
+                out.bulk(b"XADD");
+                out.bulk_any(key)?;
+                bulk_id(out, entry.id);
+                entry.for_each(|field, value| {
+                    out.bulk_element_any(field)?;
+                    out.bulk_element_any(value)
+                })?;
+                out.end()
+            },
+        )
     }
 
     /// Whether some pending entry's message is gone from the stream.
-    fn pending_without_entry(&mut self, first_node: Cursor<'_>, nodes: u64, tail: &Tail<'_>) -> Result<bool> {
+    fn pending_without_entry(
+        &mut self,
+        first_node: Cursor<'_>,
+        nodes: u64,
+        tail: &Tail<'_>,
+    ) -> Result<bool> {
         let mut pending = AllPending::new(tail)?;
-        let Some(mut next) = pending.next()? else { return Ok(false) };
+        let Some(mut next) = pending.next()? else {
+            return Ok(false);
+        };
         let mut gone = false;
         let mut all_seen = false;
         let mut previous = None;
         let mut c = first_node;
         let mut boundary = Boundary::default();
-        for_each_entry(&mut c, nodes, &mut self.room.one, &mut previous, &mut boundary, |entry| {
-            while !all_seen && !gone && next <= entry.id {
-                gone = next < entry.id;
-                match pending.next()? {
-                    Some(id) => next = id,
-                    None => all_seen = true,
+        for_each_entry(
+            &mut c,
+            nodes,
+            &mut self.room.one,
+            &mut previous,
+            &mut boundary,
+            |entry| {
+                while !all_seen && !gone && next <= entry.id {
+                    gone = next < entry.id;
+                    match pending.next()? {
+                        Some(id) => next = id,
+                        None => all_seen = true,
+                    }
                 }
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         Ok(gone || !all_seen)
     }
 
@@ -193,10 +231,17 @@ impl Encoder<'_> {
         let mut boundary = Boundary::default();
         // A node may hold deleted entries only, so the next one is asked until one answers.
         for _ in 0..nodes {
-            for_each_entry(&mut c, 1, &mut self.room.one, &mut previous, &mut boundary, |entry| {
-                first.get_or_insert(entry.id);
-                Ok(())
-            })?;
+            for_each_entry(
+                &mut c,
+                1,
+                &mut self.room.one,
+                &mut previous,
+                &mut boundary,
+                |entry| {
+                    first.get_or_insert(entry.id);
+                    Ok(())
+                },
+            )?;
             if first.is_some() {
                 break;
             }
@@ -215,7 +260,10 @@ impl Encoder<'_> {
         tally: &mut Tally,
     ) -> Result<()> {
         let target = &self.settings.target;
-        let (counters, idle_consumers) = (target.has(Feature::StreamCounters), target.has(Feature::CreateConsumer));
+        let (counters, idle_consumers) = (
+            target.has(Feature::StreamCounters),
+            target.has(Feature::CreateConsumer),
+        );
         let key = one.key;
         tail.groups.for_each(|group| {
             let mut digits = itoa::Buffer::new();
@@ -226,8 +274,15 @@ impl Encoder<'_> {
             match read.filter(|_| counters) {
                 Some(read) => {
                     let read = read.to_string();
-                    let args: [&[u8]; 7] =
-                        [b"XGROUP", b"CREATE", key, name, last.as_bytes(), b"ENTRIESREAD", read.as_bytes()];
+                    let args: [&[u8]; 7] = [
+                        b"XGROUP",
+                        b"CREATE",
+                        key,
+                        name,
+                        last.as_bytes(),
+                        b"ENTRIESREAD",
+                        read.as_bytes(),
+                    ];
                     out.command(&args)?;
                 }
                 None => out.command(&[b"XGROUP", b"CREATE", key, name, last.as_bytes()])?,
@@ -247,12 +302,19 @@ impl Encoder<'_> {
                     tally.limit(Limit::IdleConsumers, 1);
                     return Ok(());
                 }
-                let mut claims = Claims { staged: Staged { stage: &mut self.stage, count: 0, at: 0 }, deliveries: 0 };
+                let mut claims = Claims {
+                    staged: Staged {
+                        stage: &mut self.stage,
+                        count: 0,
+                        at: 0,
+                    },
+                    deliveries: 0,
+                };
                 claims.staged.stage.clear();
                 for id in consumer.ids.iter() {
-                    let (_, delivery) = index
-                        .find(id)?
-                        .ok_or_else(|| broken("consumer owns an entry that is not pending in its group"))?;
+                    let (_, delivery) = index.find(id)?.ok_or_else(|| {
+                        broken("consumer owns an entry that is not pending in its group")
+                    })?;
                     owned += 1;
                     if !claims.takes(delivery.time_ms, delivery.count) {
                         claims.xclaim(key, name, owner, out)?;
@@ -261,11 +323,19 @@ impl Encoder<'_> {
                 }
                 claims.xclaim(key, name, owner, out)
             })?;
-            let mut claims = Claims { staged: Staged { stage: &mut self.stage, count: 0, at: 0 }, deliveries: 0 };
+            let mut claims = Claims {
+                staged: Staged {
+                    stage: &mut self.stage,
+                    count: 0,
+                    at: 0,
+                },
+                deliveries: 0,
+            };
             claims.staged.stage.clear();
             for id in group.nacked.iter() {
-                let (_, delivery) =
-                    index.find(id)?.ok_or_else(|| broken("has a released entry that is not pending"))?;
+                let (_, delivery) = index
+                    .find(id)?
+                    .ok_or_else(|| broken("has a released entry that is not pending"))?;
                 owned += 1;
                 if !claims.takes(0, delivery.count) {
                     claims.xnack(key, name, out)?;
@@ -298,7 +368,14 @@ impl Encoder<'_> {
         if settings_differ {
             let (duration, size) = (idmp.duration_secs.to_string(), idmp.max_size.to_string());
             let (duration, size) = (duration.as_bytes(), size.as_bytes());
-            out.command(&[b"XCFGSET", key, b"IDMP-DURATION", duration, b"IDMP-MAXSIZE", size])?;
+            out.command(&[
+                b"XCFGSET",
+                key,
+                b"IDMP-DURATION",
+                duration,
+                b"IDMP-MAXSIZE",
+                size,
+            ])?;
         }
         // XIDMPRECORD wants the entry to exist. Records are in order of arrival, not of ids, so a lot of them
         // at a time is held against the entries.
@@ -315,13 +392,21 @@ impl Encoder<'_> {
             })?;
             ids.sort_unstable();
             let (mut c, mut previous, mut boundary) = (first_node, None, Boundary::default());
-            for_each_entry(&mut c, nodes, &mut self.room.one, &mut previous, &mut boundary, |entry| {
-                let from = ids.partition_point(|(id, _)| *id < entry.id);
-                for (_, exists) in ids[from..].iter_mut().take_while(|(id, _)| *id == entry.id) {
-                    *exists = true;
-                }
-                Ok(())
-            })?;
+            for_each_entry(
+                &mut c,
+                nodes,
+                &mut self.room.one,
+                &mut previous,
+                &mut boundary,
+                |entry| {
+                    let from = ids.partition_point(|(id, _)| *id < entry.id);
+                    for (_, exists) in ids[from..].iter_mut().take_while(|(id, _)| *id == entry.id)
+                    {
+                        *exists = true;
+                    }
+                    Ok(())
+                },
+            )?;
             let mut n = 0;
             idmp.for_each(&mut self.room, |producer, record, id| {
                 let here = n >= skip && n < skip + IDS_AT_ONCE as u64;
@@ -330,7 +415,10 @@ impl Encoder<'_> {
                     return Ok(());
                 }
                 let at = ids.partition_point(|(other, _)| *other < id);
-                if !ids.get(at).is_some_and(|(other, exists)| *other == id && *exists) {
+                if !ids
+                    .get(at)
+                    .is_some_and(|(other, exists)| *other == id && *exists)
+                {
                     tally.limit(Limit::IdmpDeleted, 1);
                     return Ok(());
                 }
@@ -361,7 +449,12 @@ fn bulk_id(out: &mut Out<'_>, id: Id) {
 
 /// Number of entries a group has read, where the file says it or leaves no doubt. Before RDB 10 it was not
 /// stored; servers then work it out from the ids alone, and so it is done here.
-fn entries_read(group: &Group<'_>, tail: &Tail<'_>, ty: TypeByte, first: Option<Id>) -> Option<i64> {
+fn entries_read(
+    group: &Group<'_>,
+    tail: &Tail<'_>,
+    ty: TypeByte,
+    first: Option<Id>,
+) -> Option<i64> {
     if ty != TypeByte::StreamListpacks {
         return Some(group.entries_read);
     }
@@ -393,7 +486,13 @@ impl Claims<'_> {
         self.staged.push(Element::Bytes(id.to_string().as_bytes()));
     }
 
-    fn xclaim(&mut self, key: &[u8], group: &[u8], consumer: &[u8], out: &mut Out<'_>) -> Result<()> {
+    fn xclaim(
+        &mut self,
+        key: &[u8],
+        group: &[u8],
+        consumer: &[u8],
+        out: &mut Out<'_>,
+    ) -> Result<()> {
         if self.staged.count == 0 {
             return Ok(());
         }
@@ -447,7 +546,10 @@ struct AllPending<'a> {
 
 impl<'a> AllPending<'a> {
     fn new(tail: &Tail<'a>) -> Result<Self> {
-        let mut all = AllPending { walks: Vec::new(), heads: BinaryHeap::new() };
+        let mut all = AllPending {
+            walks: Vec::new(),
+            heads: BinaryHeap::new(),
+        };
         tail.groups.for_each(|group| {
             if group.pending.count > 0 {
                 all.walks.push(group.pending.walk());
@@ -466,7 +568,9 @@ impl<'a> AllPending<'a> {
     }
 
     fn next(&mut self) -> Result<Option<Id>> {
-        let Some(Reverse((id, walk))) = self.heads.pop() else { return Ok(None) };
+        let Some(Reverse((id, walk))) = self.heads.pop() else {
+            return Ok(None);
+        };
         self.advance(walk)?;
         while let Some(&Reverse((other, walk))) = self.heads.peek() {
             if other != id {

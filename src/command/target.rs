@@ -29,8 +29,11 @@ pub const TWEMPROXY_KEY_BYTES: usize = 16_335;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
     valkey: bool,
-    number: (u16, u16, u16),
+    number: Number,
 }
+
+/// Major, minor, patch.
+type Number = (u16, u16, u16);
 
 impl FromStr for Version {
     type Err = String;
@@ -61,7 +64,11 @@ impl FromStr for Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (major, minor, patch) = self.number;
-        write!(f, "{} {major}.{minor}", if self.valkey { "Valkey" } else { "Redis" })?;
+        write!(
+            f,
+            "{} {major}.{minor}",
+            if self.valkey { "Valkey" } else { "Redis" }
+        )?;
         if patch != u16::MAX {
             write!(f, ".{patch}")?;
         }
@@ -108,8 +115,8 @@ pub enum Feature {
 
 impl Feature {
     /// First Redis and, where it has it at all, first Valkey.
-    fn since(self) -> ((u16, u16, u16), Option<(u16, u16, u16)>) {
-        const ANY: Option<(u16, u16, u16)> = Some((0, 0, 0));
+    fn since(self) -> (Number, Option<Number>) {
+        const ANY: Option<Number> = Some((0, 0, 0));
         match self {
             Feature::Variadic => ((2, 4, 0), ANY),
             Feature::PExpireAt | Feature::Restore => ((2, 6, 0), ANY),
@@ -153,22 +160,35 @@ impl Target {
     /// Whether a form may be used.
     #[inline]
     pub fn has(&self, feature: Feature) -> bool {
-        let Some(version) = self.version else { return true };
+        let Some(version) = self.version else {
+            return true;
+        };
         let (redis, valkey) = feature.since();
-        if version.valkey { valkey.is_some_and(|since| version.number >= since) } else { version.number >= redis }
+        if version.valkey {
+            valkey.is_some_and(|since| version.number >= since)
+        } else {
+            version.number >= redis
+        }
     }
 
     /// The version for messages.
     pub fn shown(&self) -> String {
-        self.version.map_or_else(|| "the newest Redis".to_owned(), |v| v.to_string())
+        self.version
+            .map_or_else(|| "the newest Redis".to_owned(), |v| v.to_string())
     }
 
     /// Whether RESTORE takes a payload of this RDB version (FORMAT §1.3, §6.4).
     pub fn takes_payload(&self, rdb_version: u16) -> bool {
-        let Some(version) = self.version else { return true };
+        let Some(version) = self.version else {
+            return true;
+        };
         let newest = |table: &[((u16, u16), u16)]| {
             let (major, minor, _) = version.number;
-            table.iter().rev().find(|(since, _)| (major, minor) >= *since).map_or(0, |(_, rdb)| *rdb)
+            table
+                .iter()
+                .rev()
+                .find(|(since, _)| (major, minor) >= *since)
+                .map_or(0, |(_, rdb)| *rdb)
         };
         if version.valkey {
             rdb_version <= 11 || (80..=newest(&[((9, 0), 80), ((9, 2), 81)])).contains(&rdb_version)
@@ -201,7 +221,10 @@ mod tests {
     use super::*;
 
     fn target(version: &str) -> Target {
-        Target { version: Some(version.parse().unwrap()), ..Target::default() }
+        Target {
+            version: Some(version.parse().unwrap()),
+            ..Target::default()
+        }
     }
 
     #[test]
@@ -210,16 +233,24 @@ mod tests {
             assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
         assert_eq!("7.0".parse::<Version>().unwrap().to_string(), "Redis 7.0");
-        assert_eq!("valkey-9.1.2".parse::<Version>().unwrap().to_string(), "Valkey 9.1.2");
+        assert_eq!(
+            "valkey-9.1.2".parse::<Version>().unwrap().to_string(),
+            "Valkey 9.1.2"
+        );
     }
 
     #[test]
     fn floors() {
         assert!(target("6.2").has(Feature::SetPxat) && !target("6.0").has(Feature::SetPxat));
         assert!(target("valkey-7.2").has(Feature::Functions));
-        assert!(!target("valkey-8.1").has(Feature::FieldExpiry) && target("valkey-9.0").has(Feature::FieldExpiry));
+        assert!(
+            !target("valkey-8.1").has(Feature::FieldExpiry)
+                && target("valkey-9.0").has(Feature::FieldExpiry)
+        );
         assert!(!target("8.6.1").has(Feature::Idmp) && target("8.6").has(Feature::Idmp));
-        assert!(!target("valkey-9.1").has(Feature::Arrays) && Target::default().has(Feature::Arrays));
+        assert!(
+            !target("valkey-9.1").has(Feature::Arrays) && Target::default().has(Feature::Arrays)
+        );
         assert_eq!(Feature::FieldExpiry.needs(), "Redis 7.4 or Valkey 9.0");
     }
 

@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn agrees_with_the_crc64_crate_at_every_length_and_cut() {
-        let bytes: Vec<u8> = (0..1024u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let bytes: Vec<u8> = (0..1024u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
         for len in 0..=bytes.len() {
             let bytes = &bytes[..len];
             let expected = crc64::crc64(0, bytes);
@@ -123,11 +125,17 @@ mod tests {
 
     #[test]
     fn combines_pieces_of_every_kind() {
-        let bytes: Vec<u8> = (0..300_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        let bytes: Vec<u8> = (0..300_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8)
+            .collect();
         let expected = crc64::crc64(0, &bytes);
         for cut in [0, 1, 2, 63, 64, 65, 4095, 4096, 123_456, 299_999, 300_000] {
             let (first, second) = bytes.split_at(cut);
-            assert_eq!(combine(crc64(first), crc64(second), second.len() as u64), expected, "cut at {cut}");
+            assert_eq!(
+                combine(crc64(first), crc64(second), second.len() as u64),
+                expected,
+                "cut at {cut}"
+            );
         }
         // The longest length there is must not read past the table.
         assert_eq!(combine(0, 7, u64::MAX), 7);
@@ -135,7 +143,9 @@ mod tests {
 
     #[test]
     fn agrees_with_the_crc64_crate_on_a_row_of_tiny_pieces() {
-        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let bytes: Vec<u8> = (0..100_000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
         let mut crc = Crc64::new();
         let (mut rest, mut size) = (&bytes[..], 0);
         while !rest.is_empty() {

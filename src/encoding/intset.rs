@@ -17,11 +17,15 @@ impl<'a> Intset<'a> {
         let (width, count) = (blob.u32_le()? as usize, blob.u32_le()? as usize);
         let members = blob.rest();
         if !matches!(width, 2 | 4 | 8) {
-            return Err(start.error(ErrorKind::BadIntset("its members are not 2, 4 or 8 bytes wide")));
+            return Err(start.error(ErrorKind::BadIntset(
+                "its members are not 2, 4 or 8 bytes wide",
+            )));
         }
         // A corrupt count can claim 4 G members: compare with it, never reserve from it.
         if width.checked_mul(count) != Some(members.len()) {
-            return Err(start.error(ErrorKind::BadIntset("header gives another size than its string")));
+            return Err(start.error(ErrorKind::BadIntset(
+                "header gives another size than its string",
+            )));
         }
         Ok(Intset { width, members })
     }
@@ -50,7 +54,8 @@ impl<'a> Intset<'a> {
     /// Whether members are strictly ascending, which servers' binary search relies on.
     pub fn is_sorted(self) -> bool {
         let mut previous = None;
-        self.iter().all(|m| previous.replace(m).is_none_or(|p| p < m))
+        self.iter()
+            .all(|m| previous.replace(m).is_none_or(|p| p < m))
     }
 }
 
@@ -65,14 +70,21 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [-1, 5]);
         assert!(set.is_sorted());
         let eight = b"\x08\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\x80";
-        assert_eq!(Intset::parse(Cursor::new(eight, 0)).unwrap().iter().next(), Some(i64::MIN));
+        assert_eq!(
+            Intset::parse(Cursor::new(eight, 0)).unwrap().iter().next(),
+            Some(i64::MIN)
+        );
         let four = b"\x04\0\0\0\x02\0\0\0\x05\0\0\0\x05\0\0\0";
         assert!(!Intset::parse(Cursor::new(four, 0)).unwrap().is_sorted());
     }
 
     #[test]
     fn lies() {
-        for bad in [&b"\x03\0\0\0\x00\0\0\0"[..], b"\x02\0\0\0\xff\xff\xff\xff\0\0", b"\x02\0\0\0\x02\0\0\0\0\0"] {
+        for bad in [
+            &b"\x03\0\0\0\x00\0\0\0"[..],
+            b"\x02\0\0\0\xff\xff\xff\xff\0\0",
+            b"\x02\0\0\0\x02\0\0\0\0\0",
+        ] {
             assert!(matches!(
                 Intset::parse(Cursor::new(bad, 0)).unwrap_err().kind(),
                 ErrorKind::BadIntset(_)

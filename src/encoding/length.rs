@@ -18,7 +18,9 @@ pub fn length_or_special(c: &mut Cursor<'_>) -> Result<Length> {
     let first = c.u8()?;
     match first >> 6 {
         0 => Ok(Length::Len(u64::from(first))),
-        1 => Ok(Length::Len((u64::from(first & 0x3f) << 8) | u64::from(c.u8()?))),
+        1 => Ok(Length::Len(
+            (u64::from(first & 0x3f) << 8) | u64::from(c.u8()?),
+        )),
         2 => wide(c, first),
         _ => Ok(Length::Special(first & 0x3f)),
     }
@@ -56,7 +58,11 @@ pub fn count(c: &mut Cursor<'_>, least: u64, what: &'static str) -> Result<u64> 
     let n = length(c)?;
     let left = c.remaining() as u64;
     if n.checked_mul(least).is_none_or(|bytes| bytes > left) {
-        return Err(start.error(ErrorKind::BadCount { what, count: n, left }));
+        return Err(start.error(ErrorKind::BadCount {
+            what,
+            count: n,
+            left,
+        }));
     }
     Ok(n)
 }
@@ -90,25 +96,53 @@ mod tests {
         assert_eq!(read(&[0x3f]).unwrap(), 63);
         assert_eq!(read(&[0x41, 0x00]).unwrap(), 256);
         assert_eq!(read(&[0x80, 0, 1, 0, 0]).unwrap(), 65536);
-        assert_eq!(read(&[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).unwrap(), u64::MAX);
+        assert_eq!(
+            read(&[0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).unwrap(),
+            u64::MAX
+        );
         // Not the shortest form, but legal.
         assert_eq!(read(&[0x80, 0, 0, 0, 5]).unwrap(), 5);
     }
 
     #[test]
     fn lies() {
-        assert!(matches!(read(&[0x85]).unwrap_err().kind(), ErrorKind::BadLength(0x85)));
-        assert!(matches!(read(&[0xc3]).unwrap_err().kind(), ErrorKind::BadLength(0xc3)));
-        assert!(matches!(read(&[0x80, 0, 0]).unwrap_err().kind(), ErrorKind::Truncated { .. }));
+        assert!(matches!(
+            read(&[0x85]).unwrap_err().kind(),
+            ErrorKind::BadLength(0x85)
+        ));
+        assert!(matches!(
+            read(&[0xc3]).unwrap_err().kind(),
+            ErrorKind::BadLength(0xc3)
+        ));
+        assert!(matches!(
+            read(&[0x80, 0, 0]).unwrap_err().kind(),
+            ErrorKind::Truncated { .. }
+        ));
         let mut c = Cursor::new(&[0x05, 1, 2, 3], 100);
         let error = count(&mut c, 2, "pairs").unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::BadCount { count: 5, left: 3, .. }));
+        assert!(matches!(
+            error.kind(),
+            ErrorKind::BadCount {
+                count: 5,
+                left: 3,
+                ..
+            }
+        ));
         assert_eq!(error.at().unwrap().offset, 100);
     }
 
     #[test]
     fn write_reads_back() {
-        for n in [0, 63, 64, 16383, 16384, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+        for n in [
+            0,
+            63,
+            64,
+            16383,
+            16384,
+            u64::from(u32::MAX),
+            u64::from(u32::MAX) + 1,
+            u64::MAX,
+        ] {
             let mut out = Vec::new();
             write_length(&mut out, n);
             assert_eq!(read(&out).unwrap(), n);

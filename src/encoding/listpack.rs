@@ -45,13 +45,21 @@ impl<'a> Listpack<'a> {
         let total = blob.u32_le()?;
         let announced = blob.u16_le()?;
         if total as usize != size {
-            return Err(start.error(ErrorKind::BadListpack("header gives another size than its string")));
+            return Err(start.error(ErrorKind::BadListpack(
+                "header gives another size than its string",
+            )));
         }
         let end = from + size - 1;
         if blob.slice(end, end + 1) != [0xff] {
             return Err(start.error(ErrorKind::BadListpack("does not end with its end mark")));
         }
-        Ok(Listpack { c: blob, end, announced, seen: 0, boundary: Boundary::default() })
+        Ok(Listpack {
+            c: blob,
+            end,
+            announced,
+            seen: 0,
+            boundary: Boundary::default(),
+        })
     }
 
     /// Number of entries that the header announces; `None` where it says "count them".
@@ -240,21 +248,32 @@ mod tests {
     #[test]
     fn each_encoding() {
         let entries = [
-            &[0x7f, 1][..],                                     // 127
-            &[0x82, b'h', b'i', 3],                             // string of two
-            &[0xdf, 0xff, 2],                                   // 13 bit: -1
-            &[0xcf, 0xff, 2],                                   // 13 bit: 4095
-            &[0xe0, 0x01, b'x', 3],                             // 12-bit string
-            &[0xf0, 1, 0, 0, 0, b'y', 6],                       // 32-bit string
-            &[0xf1, 0x00, 0x80, 3],                             // i16
-            &[0xf2, 0xff, 0xff, 0xff, 4],                       // i24: -1
-            &[0xf3, 0, 0, 0, 0x80, 5],                          // i32
-            &[0xf4, 0, 0, 0, 0, 0, 0, 0, 0x80, 9],              // i64
+            &[0x7f, 1][..],                        // 127
+            &[0x82, b'h', b'i', 3],                // string of two
+            &[0xdf, 0xff, 2],                      // 13 bit: -1
+            &[0xcf, 0xff, 2],                      // 13 bit: 4095
+            &[0xe0, 0x01, b'x', 3],                // 12-bit string
+            &[0xf0, 1, 0, 0, 0, b'y', 6],          // 32-bit string
+            &[0xf1, 0x00, 0x80, 3],                // i16
+            &[0xf2, 0xff, 0xff, 0xff, 4],          // i24: -1
+            &[0xf3, 0, 0, 0, 0x80, 5],             // i32
+            &[0xf4, 0, 0, 0, 0, 0, 0, 0, 0x80, 9], // i64
         ]
         .concat();
         assert_eq!(
             all(&pack(10, &entries)).unwrap(),
-            ["127", "hi", "-1", "4095", "x", "y", "-32768", "-1", "-2147483648", "-9223372036854775808"]
+            [
+                "127",
+                "hi",
+                "-1",
+                "4095",
+                "x",
+                "y",
+                "-32768",
+                "-1",
+                "-2147483648",
+                "-9223372036854775808"
+            ]
         );
         assert_eq!(all(&pack(u16::MAX, &entries)).unwrap().len(), 10);
     }

@@ -82,7 +82,8 @@ pub const fn max_len(compressed: usize) -> u64 {
 pub fn decompress(input: &[u8], out: &mut [u8], len: usize) -> Result<(), Broken> {
     let out = &mut out[..len + SLACK];
     let mut at = Position::default();
-    if run_body(input, out, len, &mut at) && run_tail(input, out, len, &mut at) && at.output == len {
+    if run_body(input, out, len, &mut at) && run_tail(input, out, len, &mut at) && at.output == len
+    {
         Ok(())
     } else {
         Err(diagnose(input, len as u64))
@@ -108,8 +109,8 @@ pub fn decompress_pieces<E: From<Broken>>(
     let mut written = 0; // the bytes of the window that were handed over; they stay for matches to refer to
     let mut left = len;
     loop {
-        let whole =
-            run_body(input, &mut window, LIMIT, &mut at) && run_tail(input, &mut window, LIMIT, &mut at);
+        let whole = run_body(input, &mut window, LIMIT, &mut at)
+            && run_tail(input, &mut window, LIMIT, &mut at);
         let piece = &window[written..at.output];
         if !whole || piece.len() as u64 > left {
             return Err(diagnose(input, len).into());
@@ -169,7 +170,10 @@ fn run_tail(input: &[u8], out: &mut [u8], limit: usize, at: &mut Position) -> bo
     }
     let mut padded = [0; 2 * STEP];
     padded[..rest.len()].copy_from_slice(rest);
-    let mut now = Position { input: 0, output: at.output };
+    let mut now = Position {
+        input: 0,
+        output: at.output,
+    };
     while now.input < rest.len() && now.output <= limit {
         let Some(bytes) = padded[now.input..].first_chunk::<STEP>() else {
             return false;
@@ -201,7 +205,12 @@ fn step(bytes: &[u8; STEP], out: &mut [u8], at: &mut Position) -> bool {
     }
     output += literal;
 
-    let word = u32::from_le_bytes([bytes[skip], bytes[skip + 1], bytes[skip + 2], bytes[skip + 3]]) as usize;
+    let word = u32::from_le_bytes([
+        bytes[skip],
+        bytes[skip + 1],
+        bytes[skip + 2],
+        bytes[skip + 3],
+    ]) as usize;
     let control = word & 0xff;
     if control < 32 {
         // Another literal run, or the end.
@@ -211,8 +220,16 @@ fn step(bytes: &[u8; STEP], out: &mut [u8], at: &mut Position) -> bool {
     }
     // A length of 7 continues in a byte that stands before the distance.
     let long = control >= 0xe0;
-    let len = if long { 9 + (word >> 8 & 0xff) } else { (control >> 5) + 2 };
-    let low = if long { word >> 16 & 0xff } else { word >> 8 & 0xff };
+    let len = if long {
+        9 + (word >> 8 & 0xff)
+    } else {
+        (control >> 5) + 2
+    };
+    let low = if long {
+        word >> 16 & 0xff
+    } else {
+        word >> 8 & 0xff
+    };
     at.input += skip + if long { 3 } else { 2 };
     let distance = ((control & 0x1f) << 8) + low + 1;
     at.output = output + len;
@@ -273,21 +290,34 @@ fn diagnose(input: &[u8], len: u64) -> Broken {
         } else if control < 0xe0 {
             (2, (control >> 5) + 2, Why::MatchPastEnd)
         } else {
-            (3, 9 + token.get(1).copied().unwrap_or(0) as usize, Why::MatchPastEnd)
+            (
+                3,
+                9 + token.get(1).copied().unwrap_or(0) as usize,
+                Why::MatchPastEnd,
+            )
         };
         if taken > token.len() {
             return Broken { at, why };
         }
         if control >= 32 && (control & 0x1f) as u64 * 256 + token[taken - 1] as u64 >= output {
-            return Broken { at, why: Why::DistanceTooFar };
+            return Broken {
+                at,
+                why: Why::DistanceTooFar,
+            };
         }
         output += given as u64;
         if output > len {
-            return Broken { at, why: Why::OutputTooLong };
+            return Broken {
+                at,
+                why: Why::OutputTooLong,
+            };
         }
         at += taken;
     }
-    Broken { at, why: Why::OutputTooShort }
+    Broken {
+        at,
+        why: Why::OutputTooShort,
+    }
 }
 
 #[cfg(test)]
@@ -357,7 +387,9 @@ mod tests {
             let mut text = Vec::new();
             while text.len() < len {
                 let word = self.roll(words);
-                text.extend((0..1 + word % 11).map(|letter| b'a' + (word * 7 + letter * 5) as u8 % 26));
+                text.extend(
+                    (0..1 + word % 11).map(|letter| b'a' + (word * 7 + letter * 5) as u8 % 26),
+                );
                 if self.roll(3) == 0 {
                     text.extend_from_slice(self.roll(100_000).to_string().as_bytes());
                 }
@@ -424,10 +456,19 @@ mod tests {
                     block.extend([0xE0, (len - 9) as u8]);
                 }
                 block.push(distance as u8 - 1);
-                let expected =
-                    (0..40 + len).map(|i| if i < 40 { i } else { 40 - distance + (i - 40) % distance });
+                let expected = (0..40 + len).map(|i| {
+                    if i < 40 {
+                        i
+                    } else {
+                        40 - distance + (i - 40) % distance
+                    }
+                });
                 let expected = expected.map(|byte| byte as u8).collect();
-                assert_eq!(both(&block, 40 + len), Ok(expected), "distance {distance}, length {len}");
+                assert_eq!(
+                    both(&block, 40 + len),
+                    Ok(expected),
+                    "distance {distance}, length {len}"
+                );
             }
         }
     }

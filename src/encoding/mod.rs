@@ -7,8 +7,8 @@ pub mod length;
 pub mod listpack;
 pub mod lzf;
 pub mod string;
-pub mod zipmap;
 pub mod ziplist;
+pub mod zipmap;
 
 /// One element of a value: bytes as they stand, or an integer that stands for its decimal text. It
 /// becomes text once, when it is written.

@@ -44,7 +44,10 @@ fn special<'a>(c: &mut Cursor<'a>, encoding: u8) -> Result<Str<'a>> {
             let at = c.at();
             let packed = c.take_len(packed_len)?;
             if len > lzf::max_len(packed.len()) {
-                return Err(start.error(ErrorKind::LzfTooLong { packed: packed_len, len }));
+                return Err(start.error(ErrorKind::LzfTooLong {
+                    packed: packed_len,
+                    len,
+                }));
             }
             Ok(Str::Lzf { packed, len, at })
         }
@@ -78,26 +81,40 @@ pub struct Scratch {
 impl Scratch {
     /// `limit`: the largest string that is unpacked in memory, in bytes.
     pub fn new(limit: usize) -> Self {
-        Scratch { buffer: Vec::new(), spill: None, limit }
+        Scratch {
+            buffer: Vec::new(),
+            spill: None,
+            limit,
+        }
     }
 
     /// Unpacks an LZF string; the result lives until the next call.
     pub fn unpack(&mut self, packed: &[u8], len: u64, at: At) -> Result<&[u8]> {
-        let broken = |b: lzf::Broken| Error::new(ErrorKind::BadLzf { at: b.at, why: b.why }, at);
+        let broken = |b: lzf::Broken| {
+            Error::new(
+                ErrorKind::BadLzf {
+                    at: b.at,
+                    why: b.why,
+                },
+                at,
+            )
+        };
         self.spill = None;
         if len > self.limit as u64 {
             let mut spill = crate::input::Spool::create()?;
-            lzf::decompress_pieces(packed, len, |piece| spill.write(piece).map_err(UnpackError::Io)).map_err(
-                |e| match e {
-                    UnpackError::Broken(b) => broken(b),
-                    UnpackError::Io(e) => e,
-                },
-            )?;
+            lzf::decompress_pieces(packed, len, |piece| {
+                spill.write(piece).map_err(UnpackError::Io)
+            })
+            .map_err(|e| match e {
+                UnpackError::Broken(b) => broken(b),
+                UnpackError::Io(e) => e,
+            })?;
             return Ok(self.spill.insert(spill.into_map()?).bytes());
         }
         let len = len as usize;
         if self.buffer.len() < len + lzf::SLACK {
-            self.buffer.resize((len + lzf::SLACK).next_power_of_two(), 0);
+            self.buffer
+                .resize((len + lzf::SLACK).next_power_of_two(), 0);
         }
         lzf::decompress(packed, &mut self.buffer, len).map_err(broken)?;
         Ok(&self.buffer[..len])
@@ -157,9 +174,14 @@ pub fn blob<'a: 's, 's>(c: &mut Cursor<'a>, scratch: &'s mut Scratch) -> Result<
             Err(start.error(ErrorKind::BadLength(0)))
         }
         Length::Special(encoding) => match special(c, encoding)? {
-            Str::Lzf { packed, len, at: inner } => {
-                Ok(Cursor::unpacked(scratch.unpack(packed, len, inner)?, at.offset))
-            }
+            Str::Lzf {
+                packed,
+                len,
+                at: inner,
+            } => Ok(Cursor::unpacked(
+                scratch.unpack(packed, len, inner)?,
+                at.offset,
+            )),
             _ => Err(start.error(ErrorKind::BadString(0xc0 | encoding))),
         },
     }
@@ -173,7 +195,10 @@ mod tests {
         let mut c = Cursor::new(bytes, 0);
         let mut scratch = Scratch::new(1 << 20);
         let mut buffer = itoa::Buffer::new();
-        Ok(string(&mut c)?.load(&mut scratch)?.as_bytes(&mut buffer).to_vec())
+        Ok(string(&mut c)?
+            .load(&mut scratch)?
+            .as_bytes(&mut buffer)
+            .to_vec())
     }
 
     #[test]
@@ -183,24 +208,37 @@ mod tests {
         assert_eq!(text(b"\xc1\x00\x80").unwrap(), b"-32768");
         assert_eq!(text(b"\xc2\xff\xff\xff\x7f").unwrap(), b"2147483647");
         // The worked example of FORMAT §2.3: fifty times y.
-        assert_eq!(text(b"\xc3\x09\x32\x01yy\xe0\x25\x00\x01yy").unwrap(), vec![b'y'; 50]);
+        assert_eq!(
+            text(b"\xc3\x09\x32\x01yy\xe0\x25\x00\x01yy").unwrap(),
+            vec![b'y'; 50]
+        );
     }
 
     #[test]
     fn a_string_over_the_limit_unpacks_through_a_file() {
         let mut c = Cursor::new(b"\xc3\x09\x32\x01yy\xe0\x25\x00\x01yy", 0);
         let mut scratch = Scratch::new(10);
-        let Element::Bytes(bytes) = string(&mut c).unwrap().load(&mut scratch).unwrap() else { panic!() };
+        let Element::Bytes(bytes) = string(&mut c).unwrap().load(&mut scratch).unwrap() else {
+            panic!()
+        };
         assert_eq!(bytes, vec![b'y'; 50]);
     }
 
     #[test]
     fn lies() {
-        assert!(matches!(text(b"\xc4").unwrap_err().kind(), ErrorKind::BadString(0xc4)));
-        assert!(matches!(text(b"\x05abc").unwrap_err().kind(), ErrorKind::Truncated { wanted: 5, left: 3 }));
+        assert!(matches!(
+            text(b"\xc4").unwrap_err().kind(),
+            ErrorKind::BadString(0xc4)
+        ));
+        assert!(matches!(
+            text(b"\x05abc").unwrap_err().kind(),
+            ErrorKind::Truncated { wanted: 5, left: 3 }
+        ));
         // One byte cannot give a gigabyte.
         assert!(matches!(
-            text(b"\xc3\x01\x80\x40\x00\x00\x00\x00").unwrap_err().kind(),
+            text(b"\xc3\x01\x80\x40\x00\x00\x00\x00")
+                .unwrap_err()
+                .kind(),
             ErrorKind::LzfTooLong { .. }
         ));
     }

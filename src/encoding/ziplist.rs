@@ -28,13 +28,23 @@ impl<'a> Ziplist<'a> {
         }
         let (total, tail, announced) = (blob.u32_le()?, blob.u32_le()?, blob.u16_le()?);
         if total as usize != size {
-            return Err(start.error(ErrorKind::BadZiplist("header gives another size than its string")));
+            return Err(start.error(ErrorKind::BadZiplist(
+                "header gives another size than its string",
+            )));
         }
         let end = from + size - 1;
         if blob.slice(end, end + 1) != [0xff] {
             return Err(start.error(ErrorKind::BadZiplist("does not end with its end mark")));
         }
-        Ok(Ziplist { c: blob, from, end, tail: tail as usize, announced, seen: 0, previous: 0 })
+        Ok(Ziplist {
+            c: blob,
+            from,
+            end,
+            tail: tail as usize,
+            announced,
+            seen: 0,
+            previous: 0,
+        })
     }
 
     /// Number of entries still to come. Walks them where the header does not say.
@@ -136,7 +146,11 @@ impl<'a> Ziplist<'a> {
             return Err(self.broken("holds another number of entries than its header says"));
         }
         // The tail points at the last entry, or behind the header where there is none.
-        let last = if self.seen == 0 { 10 } else { self.end - self.from - self.previous };
+        let last = if self.seen == 0 {
+            10
+        } else {
+            self.end - self.from - self.previous
+        };
         if self.tail != last {
             return Err(self.broken("header points past its last entry"));
         }
@@ -179,20 +193,30 @@ mod tests {
         let blob = pack(
             9,
             &[
-                &[0, 0x02, b'h', b'i'],                              // 6-bit string
-                &[4, 0x40, 0x01, b'x'],                              // 14-bit string, big-endian
-                &[4, 0x80, 0, 0, 0, 1, b'y'],                        // 32-bit string, big-endian
-                &[7, 0xc0, 0x00, 0x80],                              // i16
-                &[4, 0xd0, 0, 0, 0, 0x80],                           // i32
-                &[6, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x80],               // i64
-                &[10, 0xf0, 0xff, 0xff, 0xff],                       // i24
-                &[5, 0xfe, 0xff],                                    // i8
-                &[0xfe, 3, 0, 0, 0, 0xfd],                           // immediate 12, long form of prevlen
+                &[0, 0x02, b'h', b'i'],                // 6-bit string
+                &[4, 0x40, 0x01, b'x'],                // 14-bit string, big-endian
+                &[4, 0x80, 0, 0, 0, 1, b'y'],          // 32-bit string, big-endian
+                &[7, 0xc0, 0x00, 0x80],                // i16
+                &[4, 0xd0, 0, 0, 0, 0x80],             // i32
+                &[6, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0x80], // i64
+                &[10, 0xf0, 0xff, 0xff, 0xff],         // i24
+                &[5, 0xfe, 0xff],                      // i8
+                &[0xfe, 3, 0, 0, 0, 0xfd],             // immediate 12, long form of prevlen
             ],
         );
         assert_eq!(
             all(&blob).unwrap(),
-            ["hi", "x", "y", "-32768", "-2147483648", "-9223372036854775808", "-1", "-1", "12"]
+            [
+                "hi",
+                "x",
+                "y",
+                "-32768",
+                "-2147483648",
+                "-9223372036854775808",
+                "-1",
+                "-1",
+                "12"
+            ]
         );
         assert_eq!(all(&pack(0, &[])).unwrap().len(), 0);
     }

@@ -19,7 +19,12 @@ impl<'a> Zipmap<'a> {
             return Err(blob.error(ErrorKind::BadZipmap("is shorter than its header")));
         }
         let announced = blob.u8()?;
-        Ok(Zipmap { c: blob, announced, seen: 0, done: false })
+        Ok(Zipmap {
+            c: blob,
+            announced,
+            seen: 0,
+            done: false,
+        })
     }
 
     /// Number of pairs still to come. Walks them where the header does not say.
@@ -45,10 +50,14 @@ impl<'a> Zipmap<'a> {
             self.c.u8()?;
             self.done = true;
             if !self.c.is_empty() {
-                return Err(self.c.error(ErrorKind::BadZipmap("has its end mark before its end")));
+                return Err(self
+                    .c
+                    .error(ErrorKind::BadZipmap("has its end mark before its end")));
             }
             if self.announced < 254 && self.seen != u64::from(self.announced) {
-                return Err(self.c.error(ErrorKind::BadZipmap("holds another number of pairs than its header says")));
+                return Err(self.c.error(ErrorKind::BadZipmap(
+                    "holds another number of pairs than its header says",
+                )));
             }
             return Ok(None);
         }
@@ -68,7 +77,9 @@ impl<'a> Zipmap<'a> {
             0xfe => Ok(self.c.u32_le()? as usize),
             0xff => {
                 self.c.seek(self.c.pos() - 1);
-                Err(self.c.error(ErrorKind::BadZipmap("has its end mark inside a pair")))
+                Err(self
+                    .c
+                    .error(ErrorKind::BadZipmap("has its end mark inside a pair")))
             }
             n => Ok(usize::from(n)),
         }
@@ -100,7 +111,10 @@ mod tests {
         let blob = b"\x02\x01a\x02\x03hi...\x01b\xfe\x01\x00\x00\x00\x00x\xff";
         assert_eq!(
             all(blob).unwrap(),
-            [(b"a".to_vec(), b"hi".to_vec()), (b"b".to_vec(), b"x".to_vec())]
+            [
+                (b"a".to_vec(), b"hi".to_vec()),
+                (b"b".to_vec(), b"x".to_vec())
+            ]
         );
     }
 

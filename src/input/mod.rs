@@ -46,7 +46,10 @@ struct Stamp {
 impl Stamp {
     fn of(path: &Path) -> io::Result<Stamp> {
         let meta = std::fs::metadata(path)?;
-        Ok(Stamp { len: meta.len(), modified: meta.modified().ok() })
+        Ok(Stamp {
+            len: meta.len(),
+            modified: meta.modified().ok(),
+        })
     }
 }
 
@@ -60,14 +63,23 @@ impl Input {
     /// snapshot aside and renames it, which is harmless. `stop` ends a long spooling early.
     pub fn open(path: &Path, options: &OpenOptions, stop: &AtomicBool) -> Result<Input> {
         let stdin = path == Path::new("-");
-        let name = if stdin { "stdin".to_owned() } else { path.display().to_string() };
+        let name = if stdin {
+            "stdin".to_owned()
+        } else {
+            path.display().to_string()
+        };
         let io = |what: &str| {
-            let what = what.to_owned();
+            let what = format!("{name} {what}");
             move |e: io::Error| Error::io(what.clone(), e)
         };
         let file = if stdin {
             use std::os::fd::AsFd;
-            File::from(io::stdin().as_fd().try_clone_to_owned().map_err(io("stdin cannot be read"))?)
+            File::from(
+                io::stdin()
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(io("stdin cannot be read"))?,
+            )
         } else {
             File::open(path).map_err(io("cannot be opened"))?
         };
@@ -77,7 +89,10 @@ impl Input {
                 "a directory: this version converts snapshots; name the base .rdb file in it",
             )));
         }
-        let origin = (!stdin).then(|| Stamp::of(path)).transpose().map_err(io("cannot be read"))?;
+        let origin = (!stdin)
+            .then(|| Stamp::of(path))
+            .transpose()
+            .map_err(io("cannot be read"))?;
         let mappable = meta.is_file() && !options.no_mmap;
         let raw = if mappable {
             Mapped::map(&file).map_err(io("cannot be mapped"))?
@@ -105,7 +120,9 @@ impl Input {
             name,
             data: Bytes::from_owner(mapped),
             file_bytes,
-            origin: origin.filter(|_| mappable).map(|stamp| (path.to_owned(), stamp)),
+            origin: origin
+                .filter(|_| mappable)
+                .map(|stamp| (path.to_owned(), stamp)),
         };
         input.check_kind()?;
         Ok(input)
@@ -114,30 +131,40 @@ impl Input {
     /// Wraps bytes that are in memory already.
     pub fn from_bytes(name: &str, data: impl Into<Bytes>) -> Input {
         let data = data.into();
-        Input { name: name.to_owned(), file_bytes: data.len() as u64, data, origin: None }
+        Input {
+            name: name.to_owned(),
+            file_bytes: data.len() as u64,
+            data,
+            origin: None,
+        }
     }
 
     /// Whether the file changed while it was mapped, which makes everything read from it doubtful.
     pub fn changed(&self) -> bool {
-        self.origin.as_ref().is_some_and(|(path, stamp)| match Stamp::of(path) {
-            // A new snapshot renamed over ours leaves our bytes alone; only a file rewritten in
-            // place keeps its inode, and the map follows that one by itself.
-            Ok(now) => now != *stamp && same_file(path, &self.data, now.len),
-            Err(_) => false,
-        })
+        self.origin
+            .as_ref()
+            .is_some_and(|(path, stamp)| match Stamp::of(path) {
+                // A new snapshot renamed over ours leaves our bytes alone; only a file rewritten in
+                // place keeps its inode, and the map follows that one by itself.
+                Ok(now) => now != *stamp && same_file(path, &self.data, now.len),
+                Err(_) => false,
+            })
     }
 
     /// Refuses, by name, kinds of files that belong to other subcommands or versions.
     fn check_kind(&self) -> Result<()> {
-        let other = |what| Err(Error::new(ErrorKind::OtherKind(what), At::file(0)));
+        let other = |what| Err(Error::plain(ErrorKind::OtherKind(what)));
         match self.data.first() {
-            None => Err(Error::new(ErrorKind::Truncated { wanted: 9, left: 0 }, At::file(0))),
-            Some(b'*' | b'#') => {
-                other("an append-only file or RESP commands: this version converts snapshots (RDB) only")
-            }
-            Some(b'f') if self.data.starts_with(b"file ") => {
-                other("a manifest of an append-only file: this version converts snapshots (RDB) only")
-            }
+            None => Err(Error::new(
+                ErrorKind::Truncated { wanted: 9, left: 0 },
+                At::file(0),
+            )),
+            Some(b'*' | b'#') => other(
+                "an append-only file or RESP commands: this version converts snapshots (RDB) only",
+            ),
+            Some(b'f') if self.data.starts_with(b"file ") => other(
+                "a manifest of an append-only file: this version converts snapshots (RDB) only",
+            ),
             _ => Ok(()),
         }
     }
@@ -147,13 +174,21 @@ impl Input {
 fn same_file(path: &Path, data: &[u8], len: u64) -> bool {
     let mut head = [0; 64];
     let n = data.len().min(head.len()).min(len as usize);
-    File::open(path).and_then(|mut f| f.read_exact(&mut head[..n])).is_ok() && head[..n] == data[..n]
+    File::open(path)
+        .and_then(|mut f| f.read_exact(&mut head[..n]))
+        .is_ok()
+        && head[..n] == data[..n]
 }
 
 fn broken(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |e| match e.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
-        | io::ErrorKind::Other => Error::plain(ErrorKind::Packed { what, why: e.to_string() }),
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::Other => Error::plain(ErrorKind::Packed {
+            what,
+            why: e.to_string(),
+        }),
         _ => Error::io(format!("{what} data cannot be read"), e),
     }
 }
@@ -167,17 +202,28 @@ pub struct Spool {
 impl Spool {
     /// In the directory for temporary files.
     pub fn create() -> Result<Spool> {
-        let file = tempfile::tempfile()
-            .map_err(|e| Error::io(format!("no temporary file in {}", std::env::temp_dir().display()), e))?;
+        let file = tempfile::tempfile().map_err(|e| {
+            Error::io(
+                format!("no temporary file in {}", std::env::temp_dir().display()),
+                e,
+            )
+        })?;
         Ok(Spool { file })
     }
 
     /// Appends.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("temporary file cannot be written (see --tmp-dir)", e))
+        self.file
+            .write_all(bytes)
+            .map_err(|e| Error::io("temporary file cannot be written (see --tmp-dir)", e))
     }
 
-    fn copy(&mut self, mut from: impl Read, stop: &AtomicBool, failed: &dyn Fn(io::Error) -> Error) -> Result<()> {
+    fn copy(
+        &mut self,
+        mut from: impl Read,
+        stop: &AtomicBool,
+        failed: &dyn Fn(io::Error) -> Error,
+    ) -> Result<()> {
         let mut buffer = vec![0; 256 << 10];
         loop {
             if stop.load(Ordering::Relaxed) {

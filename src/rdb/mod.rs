@@ -29,7 +29,10 @@ impl Format {
     /// file is unknown too.
     pub fn parse(c: &mut Cursor<'_>, lenient: bool) -> Result<Format> {
         let start = *c;
-        let shown = c.slice(c.pos(), c.pos() + c.remaining().min(9)).escape_ascii().to_string();
+        let shown = c
+            .slice(c.pos(), c.pos() + c.remaining().min(9))
+            .escape_ascii()
+            .to_string();
         if shown.starts_with("VKCS") {
             return Err(start.error(ErrorKind::Vkcs));
         }
@@ -46,11 +49,19 @@ impl Format {
             .filter(|d| d.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|d| d.parse().ok())
             .filter(|&v: &u16| {
-                let known = if valkey { VALKEY.contains(&v) } else { (1..=NEWEST_REDIS).contains(&v) };
+                let known = if valkey {
+                    VALKEY.contains(&v)
+                } else {
+                    (1..=NEWEST_REDIS).contains(&v)
+                };
                 known || (lenient && v > 0)
             })
             .ok_or_else(|| start.error(ErrorKind::UnknownVersion { magic: shown }))?;
-        Ok(Format { magic, version, valkey })
+        Ok(Format {
+            magic,
+            version,
+            valkey,
+        })
     }
 
     /// The nine bytes as text.
@@ -147,10 +158,17 @@ impl<'a> Reader<'a> {
     /// From the record at `pos` of the file.
     pub fn new(mut file: Cursor<'a>, format: Format, pos: usize) -> Reader<'a> {
         file.seek(pos);
-        Reader { c: file, format, pending: Attributes::default(), start: None, last_key: None }
+        Reader {
+            c: file,
+            format,
+            pending: Attributes::default(),
+            start: None,
+            last_key: None,
+        }
     }
 
     /// The next record.
+    #[allow(clippy::should_implement_trait)] // it fails, so it is no Iterator
     #[inline]
     pub fn next(&mut self) -> Result<Record<'a>> {
         loop {
@@ -162,7 +180,12 @@ impl<'a> Reader<'a> {
                 self.last_key = Some(key_pos);
                 let start = self.start.take().unwrap_or(pos);
                 let attributes = std::mem::take(&mut self.pending);
-                return Ok(Record::Key(Key { start, attributes, ty, key }));
+                return Ok(Record::Key(Key {
+                    start,
+                    attributes,
+                    ty,
+                    key,
+                }));
             }
             if let Some(record) = self.opcode(byte, pos)? {
                 return Ok(record);
@@ -204,7 +227,10 @@ impl<'a> Reader<'a> {
                 return hint;
             }
             opcode::AUX => {
-                return Ok(Some(Record::Aux { name: string(c)?, value: string(c)? }));
+                return Ok(Some(Record::Aux {
+                    name: string(c)?,
+                    value: string(c)?,
+                }));
             }
             opcode::MODULE_AUX => return Ok(Some(Record::ModuleAux(module::skip_aux(c)?))),
             opcode::FUNCTION_PRE_GA => {
@@ -212,7 +238,11 @@ impl<'a> Reader<'a> {
                 if length(c)? != 0 {
                     skip_string(c)?;
                 }
-                return Ok(Some(Record::Function(Function::PreGa { name, engine, code: string(c)? })));
+                return Ok(Some(Record::Function(Function::PreGa {
+                    name,
+                    engine,
+                    code: string(c)?,
+                })));
             }
             opcode::FUNCTION2 => return Ok(Some(Record::Function(Function::Library(string(c)?)))),
             opcode::SLOT_INFO => {
@@ -232,7 +262,11 @@ impl<'a> Reader<'a> {
             opcode::HASH_TEMPLATE if !self.format.valkey => {
                 let id = length(c)?;
                 let count = count(c, 1, "fields")?;
-                let names = Names { pos: c.pos(), count, packed: false };
+                let names = Names {
+                    pos: c.pos(),
+                    count,
+                    packed: false,
+                };
                 for _ in 0..count {
                     skip_string(c)?;
                 }
@@ -245,7 +279,11 @@ impl<'a> Reader<'a> {
                     opcode::UPDATE => ErrorKind::UpdateOpcode,
                     _ => {
                         let (version, after) = (self.format.magic(), self.last_key_shown());
-                        ErrorKind::UnknownType { byte, version, after }
+                        ErrorKind::UnknownType {
+                            byte,
+                            version,
+                            after,
+                        }
                     }
                 };
                 return Err(Error::new(kind, at));
@@ -270,7 +308,11 @@ fn expire_ms(bytes: [u8; 8], version: u16) -> i64 {
     const YEAR_5000_MS: i64 = 95_617_584_000_000;
     let (le, be) = (i64::from_le_bytes(bytes), i64::from_be_bytes(bytes));
     let plausible = |ms: i64| (0..YEAR_5000_MS).contains(&ms);
-    if version < 9 && !plausible(le) && plausible(be) { be } else { le }
+    if version < 9 && !plausible(le) && plausible(be) {
+        be
+    } else {
+        le
+    }
 }
 
 /// The key's name for messages. A name that cannot be unpacked is left empty: the error at hand says more.
@@ -287,7 +329,12 @@ pub fn key_name(key: &Key<'_>, db: u64, type_name: String, format: Format) -> Ke
             Err(_) => Vec::new(),
         },
     };
-    KeyName { db, key: name, type_name, rdb_version: format.version }
+    KeyName {
+        db,
+        key: name,
+        type_name,
+        rdb_version: format.version,
+    }
 }
 
 /// A key's type as the TYPE command names it; modules by their own names.
@@ -314,13 +361,32 @@ mod tests {
     fn magics() {
         assert_eq!(format(b"REDIS0011").unwrap().version, 11);
         assert!(format(b"VALKEY080").unwrap().valkey);
-        for bad in [&b"REDIS0000"[..], b"REDIS0016", b"REDIS0080", b"VALKEY079", b"VALKEY082", b"REDIS00x1"] {
-            assert!(matches!(format(bad).unwrap_err().kind(), ErrorKind::UnknownVersion { .. }), "{bad:?}");
+        for bad in [
+            &b"REDIS0000"[..],
+            b"REDIS0016",
+            b"REDIS0080",
+            b"VALKEY079",
+            b"VALKEY082",
+            b"REDIS00x1",
+        ] {
+            assert!(
+                matches!(
+                    format(bad).unwrap_err().kind(),
+                    ErrorKind::UnknownVersion { .. }
+                ),
+                "{bad:?}"
+            );
         }
         for bad in [&b""[..], b"REDI", b"PK\x03\x04abcdefg"] {
-            assert!(matches!(format(bad).unwrap_err().kind(), ErrorKind::NotRdb { .. }), "{bad:?}");
+            assert!(
+                matches!(format(bad).unwrap_err().kind(), ErrorKind::NotRdb { .. }),
+                "{bad:?}"
+            );
         }
-        assert!(matches!(format(b"VKCS\x01\x01\x00\x00x").unwrap_err().kind(), ErrorKind::Vkcs));
+        assert!(matches!(
+            format(b"VKCS\x01\x01\x00\x00x").unwrap_err().kind(),
+            ErrorKind::Vkcs
+        ));
         let lenient = Format::parse(&mut Cursor::new(b"REDIS0099", 0), true);
         assert_eq!(lenient.unwrap().version, 99);
     }
@@ -337,10 +403,21 @@ mod tests {
     fn attributes_belong_to_the_next_key() {
         let file = b"\xf8\x05\xfc\x01\0\0\0\0\0\0\0\x00\x01a\x01b\x00\x01c\x01d\xff";
         let mut reader = Reader::new(Cursor::new(file, 0), format(b"REDIS0011").unwrap(), 0);
-        let Record::Key(key) = reader.next().unwrap() else { panic!() };
-        assert_eq!((key.start, key.attributes.expire_at_ms, key.attributes.idle_secs), (0, Some(1), Some(5)));
+        let Record::Key(key) = reader.next().unwrap() else {
+            panic!()
+        };
+        assert_eq!(
+            (
+                key.start,
+                key.attributes.expire_at_ms,
+                key.attributes.idle_secs
+            ),
+            (0, Some(1), Some(5))
+        );
         skip_string(&mut reader.c).unwrap();
-        let Record::Key(key) = reader.next().unwrap() else { panic!() };
+        let Record::Key(key) = reader.next().unwrap() else {
+            panic!()
+        };
         assert_eq!((key.start, key.attributes.expire_at_ms), (15, None));
         skip_string(&mut reader.c).unwrap();
         assert!(matches!(reader.next().unwrap(), Record::Eof));

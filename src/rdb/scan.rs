@@ -63,7 +63,13 @@ pub struct Part {
 
 impl Part {
     /// A value in one piece.
-    pub const WHOLE: Part = Part { pos: 0, first_item: 0, items: u64::MAX, first: true, last: true };
+    pub const WHOLE: Part = Part {
+        pos: 0,
+        first_item: 0,
+        items: u64::MAX,
+        first: true,
+        last: true,
+    };
 }
 
 /// Whether the checksum is taken while scanning.
@@ -163,7 +169,11 @@ impl<'a> Scanner<'a> {
         if self.ended {
             return Ok(None);
         }
-        let mut batch = Batch { from: self.reader.c.pos(), to: self.reader.c.pos(), db: self.db };
+        let mut batch = Batch {
+            from: self.reader.c.pos(),
+            to: self.reader.c.pos(),
+            db: self.db,
+        };
         if let Err(error) = self.fill(&mut batch) {
             self.failed = Some(error);
         }
@@ -171,7 +181,10 @@ impl<'a> Scanner<'a> {
             let task = Task {
                 db: batch.db,
                 bytes: batch.to - batch.from,
-                span: Span::Records { from: batch.from, to: batch.to },
+                span: Span::Records {
+                    from: batch.from,
+                    to: batch.to,
+                },
                 templates: self.templates.clone(),
             };
             self.queue.push_front(task);
@@ -194,9 +207,13 @@ impl<'a> Scanner<'a> {
             match self.reader.next()? {
                 Record::Key(key) => {
                     let value = self.reader.c;
-                    skip(&mut self.reader.c, key.ty, &self.templates, &mut self.cuts).map_err(|e| {
-                        e.in_key(|| key_name(&key, self.db, type_name(key.ty, value), self.format))
-                    })?;
+                    skip(&mut self.reader.c, key.ty, &self.templates, &mut self.cuts).map_err(
+                        |e| {
+                            e.in_key(|| {
+                                key_name(&key, self.db, type_name(key.ty, value), self.format)
+                            })
+                        },
+                    )?;
                     self.info.keys += 1;
                     let end = self.reader.c.pos();
                     if self.cuts.is_empty() {
@@ -226,7 +243,10 @@ impl<'a> Scanner<'a> {
                 Record::Template { id, names } => {
                     let at = At::file(names.pos as u64);
                     if self.info.keys > 0 {
-                        return Err(Error::new(ErrorKind::BadTemplate("stands behind the first key"), at));
+                        return Err(Error::new(
+                            ErrorKind::BadTemplate("stands behind the first key"),
+                            at,
+                        ));
                     }
                     check::check_names(names, self.file, &mut self.room)?;
                     if !Arc::make_mut(&mut self.templates).insert(id, names) {
@@ -250,7 +270,11 @@ impl<'a> Scanner<'a> {
     }
 
     fn cut(&mut self, record: usize, value_end: usize) {
-        let mut part = Part { items: 0, last: false, ..Part::WHOLE };
+        let mut part = Part {
+            items: 0,
+            last: false,
+            ..Part::WHOLE
+        };
         let mut from = record;
         let ends = self.cuts.drain(..).map(Some).chain([None]);
         for end in ends {
@@ -263,12 +287,21 @@ impl<'a> Scanner<'a> {
             self.queue.push_back(Task {
                 db: self.db,
                 bytes: to - from,
-                span: Span::Part { record, value_end, part },
+                span: Span::Part {
+                    record,
+                    value_end,
+                    part,
+                },
                 templates: self.templates.clone(),
             });
             from = to;
             if let Some(cut) = end {
-                part = Part { pos: cut.pos, first_item: cut.item, first: false, ..part };
+                part = Part {
+                    pos: cut.pos,
+                    first_item: cut.item,
+                    first: false,
+                    ..part
+                };
             }
         }
     }
@@ -304,7 +337,13 @@ impl<'a> Scanner<'a> {
                 && stored != 0
                 && stored != crc.value()
             {
-                return Err(Error::new(ErrorKind::Checksum { stored, computed: crc.value() }, at));
+                return Err(Error::new(
+                    ErrorKind::Checksum {
+                        stored,
+                        computed: crc.value(),
+                    },
+                    at,
+                ));
             }
         }
         self.info.end = Some(c.pos() as u64);
@@ -326,7 +365,11 @@ struct Batch {
 
 /// Checks a whole file before anything is made of it: its checksum or, where it carries none, that it
 /// can be walked from end to end. `stop` and `progress` are called between pieces.
-pub fn check_whole(data: &[u8], lenient: bool, mut step: impl FnMut(usize) -> Result<()>) -> Result<()> {
+pub fn check_whole(
+    data: &[u8],
+    lenient: bool,
+    mut step: impl FnMut(usize) -> Result<()>,
+) -> Result<()> {
     let format = Format::parse(&mut Cursor::new(data, 0), lenient)?;
     // Most files end with their checksum. If it matches nothing else need be read; if not, the scan
     // finds out whether it is wrong or only something follows it.

@@ -89,11 +89,47 @@ const fn heads() -> [([u8; 8], u8); 1000] {
     table
 }
 
+/// Copies short strings, by far the most, without a call: two stores that overlap in the middle.
+#[inline(always)]
+fn copy(to: &mut [u8], from: &[u8]) {
+    #[inline(always)]
+    fn ends<const N: usize>(to: &mut [u8], from: &[u8]) {
+        if let (Some(a), Some(b)) = (from.first_chunk::<N>(), from.last_chunk::<N>()) {
+            let (a, b) = (*a, *b);
+            if let Some(to) = to.first_chunk_mut::<N>() {
+                *to = a;
+            }
+            if let Some(to) = to.last_chunk_mut::<N>() {
+                *to = b;
+            }
+        }
+    }
+    match from.len() {
+        0 => {}
+        1 => to[0] = from[0],
+        2..=3 => ends::<2>(to, from),
+        4..=7 => ends::<4>(to, from),
+        8..=15 => ends::<8>(to, from),
+        16..=32 => ends::<16>(to, from),
+        33..=64 => ends::<32>(to, from),
+        _ => to.copy_from_slice(from),
+    }
+}
+
 impl<'a> Out<'a> {
     /// `input`: the mapped bytes, of which large pieces are handed on uncopied.
     pub fn new(block_bytes: usize, input: Bytes, blocks: &'a mut dyn Blocks) -> Self {
         let buffer = blocks.buffer();
-        Out { buffer, pos: 0, block_bytes, input, blocks, commands: 0, handed_on: false, first_db: None }
+        Out {
+            buffer,
+            pos: 0,
+            block_bytes,
+            input,
+            blocks,
+            commands: 0,
+            handed_on: false,
+            first_db: None,
+        }
     }
 
     /// Position in the present block.
@@ -123,18 +159,11 @@ impl<'a> Out<'a> {
         self.buffer.resize((self.pos + n).next_power_of_two(), 0);
     }
 
-    /// Appends up to eight bytes of which `n` count. There must be room.
-    #[inline]
-    fn put8(&mut self, bytes: [u8; 8], n: usize) {
-        self.buffer[self.pos..self.pos + 8].copy_from_slice(&bytes);
-        self.pos += n;
-    }
-
     /// Appends bytes as they are.
     #[inline]
     pub fn raw(&mut self, bytes: &[u8]) {
         self.room(bytes.len());
-        self.buffer[self.pos..self.pos + bytes.len()].copy_from_slice(bytes);
+        copy(&mut self.buffer[self.pos..self.pos + bytes.len()], bytes);
         self.pos += bytes.len();
     }
 
@@ -147,44 +176,68 @@ impl<'a> Out<'a> {
     #[inline]
     fn head(&mut self, mark: u8, n: u64) {
         self.room(32);
+        let to = &mut self.buffer[self.pos..self.pos + 32];
         if n < 1000 {
-            let (mut head, len) = HEADS[n as usize];
-            head[0] = mark;
-            self.put8(head, usize::from(len));
+            let (head, len) = HEADS[n as usize];
+            to[..8].copy_from_slice(&head);
+            to[0] = mark;
+            self.pos += usize::from(len);
         } else {
-            self.buffer[self.pos] = mark;
-            self.pos += 1;
             let mut digits = itoa::Buffer::new();
-            self.raw(digits.format(n).as_bytes());
-            self.raw(b"\r\n");
+            let digits = digits.format(n).as_bytes();
+            to[0] = mark;
+            to[1..1 + digits.len()].copy_from_slice(digits);
+            to[1 + digits.len()..3 + digits.len()].copy_from_slice(b"\r\n");
+            self.pos += 3 + digits.len();
         }
     }
 
     /// Appends a bulk string that is known to be short.
     #[inline]
     pub fn bulk(&mut self, bytes: &[u8]) {
-        self.room(bytes.len() + 40);
+        let n = bytes.len();
+        if n >= 1000 {
+            return self.bulk_long(bytes);
+        }
+        // One check of the room, then stores whose places are known to be inside it.
+        self.room(n + 16);
+        let to = &mut self.buffer[self.pos..self.pos + n + 16];
+        let (head, head_len) = HEADS[n];
+        let head_len = usize::from(head_len);
+        to[..8].copy_from_slice(&head);
+        copy(&mut to[head_len..head_len + n], bytes);
+        to[head_len + n..head_len + n + 2].copy_from_slice(b"\r\n");
+        self.pos += head_len + n + 2;
+    }
+
+    #[inline(never)]
+    fn bulk_long(&mut self, bytes: &[u8]) {
         self.head(b'$', bytes.len() as u64);
-        self.buffer[self.pos..self.pos + bytes.len()].copy_from_slice(bytes);
-        self.pos += bytes.len();
-        self.buffer[self.pos..self.pos + 2].copy_from_slice(b"\r\n");
-        self.pos += 2;
+        self.raw(bytes);
+        self.raw(b"\r\n");
     }
 
     /// Appends an integer as a bulk string.
     #[inline]
     pub fn bulk_int(&mut self, n: i64) {
+        self.room(32);
+        let to = &mut self.buffer[self.pos..self.pos + 32];
         if (0..1000).contains(&n) {
-            // The table's text of n is also its decimal form: `$1\r\n7\r\n` from `7\r\n`.
-            let (head, len) = HEADS[n as usize];
-            self.room(16);
-            let digits = usize::from(len) - 3;
-            self.put8([b'$', b'0' + digits as u8, b'\r', b'\n', 0, 0, 0, 0], 4);
-            let [_, a, b, c, d, e, f, g] = head;
-            self.put8([a, b, c, d, e, f, g, 0], digits + 2);
+            // The table's `$n\r\n` is also the integer's text and line end, behind its first byte.
+            let (text, len) = HEADS[n as usize];
+            let digits = len - 3;
+            to[3..11].copy_from_slice(&text);
+            to[..4].copy_from_slice(&[b'$', b'0' + digits, b'\r', b'\n']);
+            self.pos += 6 + usize::from(digits);
         } else {
             let mut digits = itoa::Buffer::new();
-            self.bulk(digits.format(n).as_bytes());
+            let digits = digits.format(n).as_bytes();
+            let (head, head_len) = HEADS[digits.len()];
+            let end = usize::from(head_len) + digits.len();
+            to[..8].copy_from_slice(&head);
+            copy(&mut to[usize::from(head_len)..end], digits);
+            to[end..end + 2].copy_from_slice(b"\r\n");
+            self.pos += end + 2;
         }
     }
 
@@ -260,7 +313,11 @@ impl<'a> Out<'a> {
     #[inline]
     pub fn end(&mut self) -> Result<()> {
         self.commands += 1;
-        if self.pos >= self.block_bytes { self.flush() } else { Ok(()) }
+        if self.pos >= self.block_bytes {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Hands the present block on.
@@ -272,7 +329,8 @@ impl<'a> Out<'a> {
         let buffer = std::mem::replace(&mut self.buffer, next);
         let used = std::mem::take(&mut self.pos);
         self.handed_on = true;
-        self.blocks.hand_on(Block::Owned { buffer, used }, self.first_db)
+        self.blocks
+            .hand_on(Block::Owned { buffer, used }, self.first_db)
     }
 
     /// Gives the buffer back; for the end of a task.
@@ -295,7 +353,8 @@ impl<'a> Out<'a> {
         if digits < reserved {
             // Fewer arguments came than were expected.
             let moved = reserved - digits;
-            self.buffer.copy_within(start + 1 + reserved..self.pos, start + 1 + digits);
+            self.buffer
+                .copy_within(start + 1 + reserved..self.pos, start + 1 + digits);
             self.pos -= moved;
         }
         let mut text = itoa::Buffer::new();
@@ -377,7 +436,11 @@ impl<'k> Chunks<'k> {
     fn begin(&mut self, out: &mut Out<'_>) {
         self.start = out.pos;
         let left = self.expected.saturating_sub(self.total);
-        let elements = if left == 0 { self.max_elements } else { left.min(self.max_elements) };
+        let elements = if left == 0 {
+            self.max_elements
+        } else {
+            left.min(self.max_elements)
+        };
         let argc = 2 + elements * self.per_element;
         self.reserved = decimal_len(argc as i64);
         out.array(argc);
@@ -391,7 +454,11 @@ impl<'k> Chunks<'k> {
         if self.elements == 0 {
             return Ok(());
         }
-        out.patch_array(self.start, self.reserved, 2 + self.elements * self.per_element);
+        out.patch_array(
+            self.start,
+            self.reserved,
+            2 + self.elements * self.per_element,
+        );
         self.elements = 0;
         out.end()
     }
@@ -407,7 +474,10 @@ pub struct DoubleBuffer {
 impl DoubleBuffer {
     /// An empty buffer.
     pub fn new() -> Self {
-        DoubleBuffer { digits: itoa::Buffer::new(), text: zmij::Buffer::new() }
+        DoubleBuffer {
+            digits: itoa::Buffer::new(),
+            text: zmij::Buffer::new(),
+        }
     }
 
     /// The text of a number that is not NaN.
@@ -416,7 +486,8 @@ impl DoubleBuffer {
         // Integers of this size are exact, and far quicker to print as such.
         const EXACT: f64 = (1u64 << 52) as f64;
         let whole = value as i64;
-        if whole as f64 == value && value.abs() < EXACT && (whole != 0 || value.is_sign_positive()) {
+        if whole as f64 == value && value.abs() < EXACT && (whole != 0 || value.is_sign_positive())
+        {
             return self.digits.format(whole).as_bytes();
         }
         if value.is_infinite() {
@@ -501,10 +572,15 @@ mod tests {
         }
         let mut state = 1u64;
         for _ in 0..100_000 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let value = f64::from_bits(state);
             if value.is_finite() {
-                let back: f64 = std::str::from_utf8(buffer.format(value)).unwrap().parse().unwrap();
+                let back: f64 = std::str::from_utf8(buffer.format(value))
+                    .unwrap()
+                    .parse()
+                    .unwrap();
                 assert_eq!(back.to_bits(), value.to_bits());
             }
         }
@@ -516,16 +592,23 @@ mod tests {
             written(1 << 20, |out| {
                 let mut chunks = Chunks::new("SADD", b"k", 1, limits, expected);
                 for _ in 0..n {
-                    chunks.push(out, 1, |out| {
-                        out.bulk(b"m");
-                        Ok(())
-                    })
-                    .unwrap();
+                    chunks
+                        .push(out, 1, |out| {
+                            out.bulk(b"m");
+                            Ok(())
+                        })
+                        .unwrap();
                 }
                 chunks.close(out).unwrap();
             })
         };
-        let command = |n: usize| format!("*{}\r\n$4\r\nSADD\r\n$1\r\nk\r\n{}", n + 2, "$1\r\nm\r\n".repeat(n));
+        let command = |n: usize| {
+            format!(
+                "*{}\r\n$4\r\nSADD\r\n$1\r\nk\r\n{}",
+                n + 2,
+                "$1\r\nm\r\n".repeat(n)
+            )
+        };
         assert_eq!(push(5, (3, 1000), 5), command(3) + &command(2));
         assert_eq!(push(0, (500, 1000), 2), command(2));
         // Expected more, so fewer digits are needed than were left.
@@ -539,11 +622,16 @@ mod tests {
         let text = written(100, |out| {
             let mut chunks = Chunks::new("RPUSH", b"k", 1, (10, 1 << 20), 3);
             for value in [&b"a"[..], &large, b"b"] {
-                chunks.push(out, value.len(), |out| out.bulk_any(value)).unwrap();
+                chunks
+                    .push(out, value.len(), |out| out.bulk_any(value))
+                    .unwrap();
             }
             chunks.close(out).unwrap();
         });
         let one = |v: &str| format!("*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n${}\r\n{v}\r\n", v.len());
-        assert_eq!(text, one("a") + &one(std::str::from_utf8(&large).unwrap()) + &one("b"));
+        assert_eq!(
+            text,
+            one("a") + &one(std::str::from_utf8(&large).unwrap()) + &one("b")
+        );
     }
 }

@@ -54,7 +54,11 @@ impl FileSink {
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         // Not a pipe, or no right to a larger one: the size it has will do.
         let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
-        Ok(FileSink { file, name: "stdout".to_owned(), atomic: None })
+        Ok(FileSink {
+            file,
+            name: "stdout".to_owned(),
+            atomic: None,
+        })
     }
 
     /// `path`, written beside its place as `path.partial` and renamed by [`finish`](Self::finish). A
@@ -68,9 +72,16 @@ impl FileSink {
         match std::fs::metadata(path) {
             Ok(meta) if meta.is_dir() => return Err(OpenError::Directory(path.to_owned())),
             Ok(meta) if !meta.is_file() => {
-                let file = OpenOptions::new().write(true).open(path).map_err(io(path))?;
+                let file = OpenOptions::new()
+                    .write(true)
+                    .open(path)
+                    .map_err(io(path))?;
                 let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
-                return Ok(FileSink { file, name, atomic: None });
+                return Ok(FileSink {
+                    file,
+                    name,
+                    atomic: None,
+                });
             }
             Ok(_) if !force => return Err(OpenError::Exists(path.to_owned())),
             Ok(_) => {}
@@ -80,8 +91,12 @@ impl FileSink {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).open(&partial).map_err(io(&partial))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&partial)
+            .map_err(io(&partial))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::Busy(partial)),
@@ -89,7 +104,10 @@ impl FileSink {
         }
         // What an earlier run left of itself goes only now that nobody is writing it.
         file.set_len(0).map_err(io(&partial))?;
-        let atomic = Some(Atomic { partial, target: path.to_owned() });
+        let atomic = Some(Atomic {
+            partial,
+            target: path.to_owned(),
+        });
         Ok(FileSink { file, name, atomic })
     }
 
@@ -100,11 +118,16 @@ impl FileSink {
 
     /// Gives a whole file its name, after its bytes are on disk.
     pub fn finish(self) -> Result<()> {
-        let Some(Atomic { partial, target }) = self.atomic else { return Ok(()) };
+        let Some(Atomic { partial, target }) = self.atomic else {
+            return Ok(());
+        };
         let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&partial, &target).map_err(failed)?;
-        let parent = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = target
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         // The name must survive a power cut as well; where directories cannot be synced it does not.
         if let Ok(dir) = File::open(parent) {
             let _ = dir.sync_all();
@@ -124,7 +147,10 @@ impl Sink for FileSink {
     fn write(&mut self, blocks: &[Block]) -> Result<()> {
         let failed = |name: &str, e| Error::io(format!("{name} cannot be written"), e);
         if let [block] = blocks {
-            return self.file.write_all(block.bytes()).map_err(|e| failed(&self.name, e));
+            return self
+                .file
+                .write_all(block.bytes())
+                .map_err(|e| failed(&self.name, e));
         }
         let mut slices: Vec<IoSlice<'_>> = blocks.iter().map(|b| IoSlice::new(b.bytes())).collect();
         let mut left = &mut slices[..];

@@ -39,7 +39,10 @@ pub fn check(
     let Found { elements, boundary } = &mut found;
     if ty == TypeByte::String {
         string(c)?.load(&mut room.one)?;
-        return Ok(Found { elements: 1, ..found });
+        return Ok(Found {
+            elements: 1,
+            ..found
+        });
     }
     let head = Head::parse(c, ty, templates)?;
     let items = head.items;
@@ -93,7 +96,11 @@ pub fn check(
             })?;
         }
         Kind::Hash => {
-            let source = Source { file, templates, head };
+            let source = Source {
+                file,
+                templates,
+                head,
+            };
             let mut last_expiry = 0;
             search(packed, seen, "a field", &start, c, |c, see| {
                 *elements = 0;
@@ -104,7 +111,9 @@ pub fn check(
                         // Sorted by expiry, those without one last.
                         let expiry = expiry.unwrap_or(i64::MAX);
                         if expiry < last_expiry {
-                            return Err(start.error(ErrorKind::BadListpack("has its field expiries out of order")));
+                            return Err(start.error(ErrorKind::BadListpack(
+                                "has its field expiries out of order",
+                            )));
                         }
                         last_expiry = expiry;
                     }
@@ -161,15 +170,13 @@ fn search<'a>(
         *c = from;
         seen.clear();
         let mut full = false;
-        walk(c, &mut |element| {
-            match seen.insert(element, part, parts) {
-                _ if full => Ok(()),
-                Insert::New => Ok(()),
-                Insert::Twice => Err(start.error(ErrorKind::Duplicate(what))),
-                Insert::Full => {
-                    full = true;
-                    Ok(())
-                }
+        walk(c, &mut |element| match seen.insert(element, part, parts) {
+            _ if full => Ok(()),
+            Insert::New => Ok(()),
+            Insert::Twice => Err(start.error(ErrorKind::Duplicate(what))),
+            Insert::Full => {
+                full = true;
+                Ok(())
             }
         })?;
         if full {
@@ -228,7 +235,11 @@ impl Seen {
         if self.many.len() >= Self::MOST {
             return Insert::Full;
         }
-        if self.many.insert(hash) { Insert::New } else { Insert::Twice }
+        if self.many.insert(hash) {
+            Insert::New
+        } else {
+            Insert::Twice
+        }
     }
 }
 
@@ -243,10 +254,17 @@ fn check_stream(
     let broken = |what| Error::new(ErrorKind::BadStream(what), start.at());
     let mut found = Found::default();
     let mut last = None;
-    for_each_entry(c, nodes, &mut room.one, &mut last, &mut found.boundary, |_| {
-        found.elements += 1;
-        Ok(())
-    })?;
+    for_each_entry(
+        c,
+        nodes,
+        &mut room.one,
+        &mut last,
+        &mut found.boundary,
+        |_| {
+            found.elements += 1;
+            Ok(())
+        },
+    )?;
     let tail = Tail::parse(c, ty)?;
     if tail.length != found.elements {
         return Err(broken("holds another number of entries than it says"));
@@ -276,7 +294,8 @@ fn check_stream(
 }
 
 fn hash_str(seen: &Seen, element: &Element<'_>) -> u64 {
-    seen.state.hash_one(element.as_bytes(&mut itoa::Buffer::new()))
+    seen.state
+        .hash_one(element.as_bytes(&mut itoa::Buffer::new()))
 }
 
 /// Every pending entry has one owner: a consumer or, from type 27 on, the zone of released ones.

@@ -7,8 +7,8 @@ use crate::encoding::Element;
 use crate::encoding::length::{count, length};
 use crate::encoding::listpack::{Boundary, Listpack};
 use crate::encoding::string::{Scratch, blob, skip_string, string};
-use crate::encoding::zipmap::Zipmap;
 use crate::encoding::ziplist::Ziplist;
+use crate::encoding::zipmap::Zipmap;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a walk needs to know beside the position.
@@ -103,9 +103,14 @@ pub fn for_each(
             }
         }
         TypeByte::HashTemplateArrayRef | TypeByte::HashTemplateArray => {
-            let names = source.head.names.expect("the head of a template array names its fields");
+            let names = source
+                .head
+                .names
+                .expect("the head of a template array names its fields");
             let Room { one, two } = room;
-            names.for_each(source.file, one, |field| f(field, string(c)?.load(two)?, None))?;
+            names.for_each(source.file, one, |field| {
+                f(field, string(c)?.load(two)?, None)
+            })?;
         }
         TypeByte::HashTemplateListpackRef | TypeByte::HashTemplateListpack => {
             let Room { one, two } = room;
@@ -117,11 +122,15 @@ pub fn for_each(
                 None => u64::try_from(id)
                     .ok()
                     .and_then(|id| source.templates.get(id))
-                    .ok_or_else(|| at.error(ErrorKind::BadTemplate("of this hash is not in the file")))?,
+                    .ok_or_else(|| {
+                        at.error(ErrorKind::BadTemplate("of this hash is not in the file"))
+                    })?,
             };
             names.for_each(source.file, one, |field| f(field, values.expect()?, None))?;
             if values.next()?.is_some() {
-                return Err(at.error(ErrorKind::BadTemplate("has fewer fields than its hash has values")));
+                return Err(at.error(ErrorKind::BadTemplate(
+                    "has fewer fields than its hash has values",
+                )));
             }
             *boundary = values.boundary;
         }
@@ -147,7 +156,11 @@ pub(super) fn inline_names(c: &mut Cursor<'_>) -> Result<Names> {
             // The number of names is needed to pass over the values, so they are counted here.
             let mut scratch = Scratch::new(1 << 20);
             let count = Listpack::parse(blob(c, &mut scratch)?)?.remaining()?;
-            Ok(Names { pos, count, packed: true })
+            Ok(Names {
+                pos,
+                count,
+                packed: true,
+            })
         }
         1 => {
             let count = count(c, 1, "fields")?;
@@ -155,9 +168,15 @@ pub(super) fn inline_names(c: &mut Cursor<'_>) -> Result<Names> {
             for _ in 0..count {
                 skip_string(c)?;
             }
-            Ok(Names { pos, count, packed: false })
+            Ok(Names {
+                pos,
+                count,
+                packed: false,
+            })
         }
-        _ => Err(start.error(ErrorKind::BadTemplate("lists its field names in an unknown form"))),
+        _ => Err(start.error(ErrorKind::BadTemplate(
+            "lists its field names in an unknown form",
+        ))),
     }
 }
 

@@ -181,7 +181,11 @@ impl TypeByte {
     /// The number that stands in files and payloads.
     pub fn byte(self) -> u8 {
         (0..=u8::MAX)
-            .find(|&b| [false, true].into_iter().any(|valkey| Self::from_byte(b, valkey) == Some(self)))
+            .find(|&b| {
+                [false, true]
+                    .into_iter()
+                    .any(|valkey| Self::from_byte(b, valkey) == Some(self))
+            })
             .expect("every type has a number")
     }
 
@@ -193,12 +197,21 @@ impl TypeByte {
             List | ListZiplist | ListQuicklist | ListQuicklist2 => Kind::List,
             Set | SetIntset | SetListpack => Kind::Set,
             Zset | Zset2 | ZsetZiplist | ZsetListpack => Kind::Zset,
-            Hash | HashZipmap | HashZiplist | HashListpack | HashMetadataPreGa | HashListpackExPreGa
-            | HashMetadata | HashListpackEx | Hash2 | HashTemplateListpack | HashTemplateListpackRef
-            | HashTemplateArray | HashTemplateArrayRef => Kind::Hash,
-            StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4 | StreamListpacks5 => {
-                Kind::Stream
-            }
+            Hash
+            | HashZipmap
+            | HashZiplist
+            | HashListpack
+            | HashMetadataPreGa
+            | HashListpackExPreGa
+            | HashMetadata
+            | HashListpackEx
+            | Hash2
+            | HashTemplateListpack
+            | HashTemplateListpackRef
+            | HashTemplateArray
+            | HashTemplateArrayRef => Kind::Hash,
+            StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4
+            | StreamListpacks5 => Kind::Stream,
             Array => Kind::Array,
             Module2 => Kind::Module,
             Gcra => Kind::Gcra,
@@ -211,8 +224,8 @@ impl TypeByte {
     pub fn restore_version(self) -> u16 {
         use TypeByte::*;
         match self {
-            String | List | Set | Zset | Hash | HashZipmap | ListZiplist | SetIntset | ZsetZiplist
-            | HashZiplist => 6,
+            String | List | Set | Zset | Hash | HashZipmap | ListZiplist | SetIntset
+            | ZsetZiplist | HashZiplist => 6,
             ListQuicklist => 7,
             Zset2 | Module2 => 8,
             StreamListpacks => 9,
@@ -221,7 +234,10 @@ impl TypeByte {
             HashMetadataPreGa | HashListpackExPreGa | HashMetadata | HashListpackEx => 12,
             StreamListpacks4 => 13,
             StreamListpacks5 | Array => 14,
-            HashTemplateListpack | HashTemplateListpackRef | HashTemplateArray | HashTemplateArrayRef
+            HashTemplateListpack
+            | HashTemplateListpackRef
+            | HashTemplateArray
+            | HashTemplateArrayRef
             | Gcra => 15,
             Hash2 => 80,
             PathHash => 81,
@@ -231,7 +247,10 @@ impl TypeByte {
     /// Whether fields of this hash may have an expiry of their own.
     pub fn has_field_expiry(self) -> bool {
         use TypeByte::*;
-        matches!(self, HashMetadataPreGa | HashListpackExPreGa | HashMetadata | HashListpackEx | Hash2)
+        matches!(
+            self,
+            HashMetadataPreGa | HashListpackExPreGa | HashMetadata | HashListpackEx | Hash2
+        )
     }
 
     /// Whether the value refers to, or carries, a template of field names.
@@ -239,7 +258,10 @@ impl TypeByte {
         use TypeByte::*;
         matches!(
             self,
-            HashTemplateListpack | HashTemplateListpackRef | HashTemplateArray | HashTemplateArrayRef
+            HashTemplateListpack
+                | HashTemplateListpackRef
+                | HashTemplateArray
+                | HashTemplateArrayRef
         )
     }
 }
@@ -293,10 +315,25 @@ impl Head {
     #[inline]
     pub fn parse(c: &mut Cursor<'_>, ty: TypeByte, templates: &Templates) -> Result<Head> {
         use TypeByte::*;
-        let mut head = Head { items: 1, min_expire_ms: 0, cursor: None, names: None };
+        let mut head = Head {
+            items: 1,
+            min_expire_ms: 0,
+            cursor: None,
+            names: None,
+        };
         match ty {
-            String | Module2 | HashZipmap | ListZiplist | SetIntset | ZsetZiplist | HashZiplist
-            | HashListpack | ZsetListpack | SetListpack | HashListpackExPreGa | HashTemplateListpackRef
+            String
+            | Module2
+            | HashZipmap
+            | ListZiplist
+            | SetIntset
+            | ZsetZiplist
+            | HashZiplist
+            | HashListpack
+            | ZsetListpack
+            | SetListpack
+            | HashListpackExPreGa
+            | HashTemplateListpackRef
             | Gcra => {}
             HashListpackEx => head.min_expire_ms = c.i64_le()?,
             List => head.items = count(c, 1, "elements")?,
@@ -306,7 +343,8 @@ impl Head {
             Hash => head.items = count(c, 2, "fields")?,
             ListQuicklist => head.items = count(c, 1, "nodes")?,
             ListQuicklist2 => head.items = count(c, 2, "nodes")?,
-            StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4 | StreamListpacks5 => {
+            StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4
+            | StreamListpacks5 => {
                 head.items = count(c, 18, "nodes")?;
             }
             HashMetadataPreGa => head.items = count(c, 3, "fields")?,
@@ -322,21 +360,29 @@ impl Head {
                 head.cursor = match length(c)? {
                     0 => None,
                     1 => Some(length(c)?),
-                    _ => return Err(start.error(ErrorKind::BadArray("cursor flag is neither 0 nor 1"))),
+                    _ => {
+                        return Err(
+                            start.error(ErrorKind::BadArray("cursor flag is neither 0 nor 1"))
+                        );
+                    }
                 };
             }
             HashTemplateArrayRef => {
                 let start = *c;
                 let id = length(c)?;
-                let names = templates
-                    .get(id)
-                    .ok_or_else(|| start.error(ErrorKind::BadTemplate("of this hash is not in the file")))?;
+                let names = templates.get(id).ok_or_else(|| {
+                    start.error(ErrorKind::BadTemplate("of this hash is not in the file"))
+                })?;
                 head.items = names.count;
                 head.names = Some(names);
             }
             HashTemplateListpack | HashTemplateArray => {
                 let names = hash::inline_names(c)?;
-                head.items = if ty == HashTemplateArray { names.count } else { 1 };
+                head.items = if ty == HashTemplateArray {
+                    names.count
+                } else {
+                    1
+                };
                 head.names = Some(names);
             }
         }
@@ -358,7 +404,12 @@ pub const CUT_BYTES: usize = 1 << 20;
 
 /// Passes over a value without decoding it, noting where a large one may be cut.
 #[inline]
-pub fn skip(c: &mut Cursor<'_>, ty: TypeByte, templates: &Templates, cuts: &mut Vec<Cut>) -> Result<()> {
+pub fn skip(
+    c: &mut Cursor<'_>,
+    ty: TypeByte,
+    templates: &Templates,
+    cuts: &mut Vec<Cut>,
+) -> Result<()> {
     use TypeByte::*;
     if ty == String {
         return skip_string(c);
@@ -366,8 +417,18 @@ pub fn skip(c: &mut Cursor<'_>, ty: TypeByte, templates: &Templates, cuts: &mut 
     let head = Head::parse(c, ty, templates)?;
     let n = head.items;
     match ty {
-        String | HashZipmap | ListZiplist | SetIntset | ZsetZiplist | HashZiplist | HashListpack
-        | ZsetListpack | SetListpack | HashListpackEx | HashListpackExPreGa | HashTemplateListpackRef
+        String
+        | HashZipmap
+        | ListZiplist
+        | SetIntset
+        | ZsetZiplist
+        | HashZiplist
+        | HashListpack
+        | ZsetListpack
+        | SetListpack
+        | HashListpackEx
+        | HashListpackExPreGa
+        | HashTemplateListpackRef
         | HashTemplateListpack => skip_string(c),
         List | Set | ListQuicklist => items(c, n, cuts, skip_string),
         HashTemplateArrayRef | HashTemplateArray => items(c, n, &mut Vec::new(), skip_string),
@@ -406,7 +467,8 @@ pub fn skip(c: &mut Cursor<'_>, ty: TypeByte, templates: &Templates, cuts: &mut 
             Ok(())
         }),
         Array => items(c, n, cuts, array::skip_element),
-        StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4 | StreamListpacks5 => {
+        StreamListpacks | StreamListpacks2 | StreamListpacks3 | StreamListpacks4
+        | StreamListpacks5 => {
             items(c, n, cuts, |c| {
                 skip_string(c)?;
                 skip_string(c)
@@ -451,6 +513,9 @@ pub struct Room {
 impl Room {
     /// `limit`: the largest string that is unpacked in memory, in bytes.
     pub fn new(limit: usize) -> Room {
-        Room { one: Scratch::new(limit), two: Scratch::new(limit) }
+        Room {
+            one: Scratch::new(limit),
+            two: Scratch::new(limit),
+        }
     }
 }

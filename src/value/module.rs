@@ -24,7 +24,9 @@ pub fn skip_items(c: &mut Cursor<'_>) -> Result<()> {
 /// The nine characters of a module type id.
 pub fn type_name(id: u64) -> String {
     const CHARS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    (0..9).map(|i| CHARS[(id >> (10 + 6 * (8 - i))) as usize & 63] as char).collect()
+    (0..9)
+        .map(|i| CHARS[(id >> (10 + 6 * (8 - i))) as usize & 63] as char)
+        .collect()
 }
 
 /// Passes over the body of MODULE_AUX and gives the module's name.

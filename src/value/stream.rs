@@ -27,11 +27,17 @@ impl Id {
     pub const ZERO: Id = Id { ms: 0, seq: 0 };
 
     fn raw(c: &mut Cursor<'_>) -> Result<Id> {
-        Ok(Id { ms: u64::from_be_bytes(c.array()?), seq: u64::from_be_bytes(c.array()?) })
+        Ok(Id {
+            ms: u64::from_be_bytes(c.array()?),
+            seq: u64::from_be_bytes(c.array()?),
+        })
     }
 
     fn lengths(c: &mut Cursor<'_>) -> Result<Id> {
-        Ok(Id { ms: length(c)?, seq: length(c)? })
+        Ok(Id {
+            ms: length(c)?,
+            seq: length(c)?,
+        })
     }
 }
 
@@ -55,7 +61,10 @@ pub struct Entry<'a> {
 impl Entry<'_> {
     /// Pushes field and value.
     #[inline]
-    pub fn for_each(mut self, mut f: impl FnMut(Element<'_>, Element<'_>) -> Result<()>) -> Result<()> {
+    pub fn for_each(
+        mut self,
+        mut f: impl FnMut(Element<'_>, Element<'_>) -> Result<()>,
+    ) -> Result<()> {
         for _ in 0..self.fields {
             let name = match &mut self.names {
                 Some(names) => names.expect()?,
@@ -88,19 +97,25 @@ pub fn for_each_entry(
         let Ok(seq) = <[u8; 8]>::try_from(seq) else {
             return Err(at.error(ErrorKind::BadStream("node has no 16-byte key")));
         };
-        let master =
-            Id { ms: u64::from_be_bytes([a, b, c_, d, e, f_, g, h]), seq: u64::from_be_bytes(seq) };
+        let master = Id {
+            ms: u64::from_be_bytes([a, b, c_, d, e, f_, g, h]),
+            seq: u64::from_be_bytes(seq),
+        };
         let mut node = Listpack::parse(blob(c, scratch)?)?;
         let (live, deleted, nfields) = (node.expect_int()?, node.expect_int()?, node.expect_int()?);
         let names = node;
         if live < 0 || deleted < 0 || nfields < 0 {
-            return Err(node.cursor().error(ErrorKind::BadStream("node has a negative count")));
+            return Err(node
+                .cursor()
+                .error(ErrorKind::BadStream("node has a negative count")));
         }
         for _ in 0..nfields {
             node.expect()?;
         }
         if node.expect_int()? != 0 {
-            return Err(node.cursor().error(ErrorKind::BadStream("node's first entry has no end")));
+            return Err(node
+                .cursor()
+                .error(ErrorKind::BadStream("node's first entry has no end")));
         }
         let entries = live
             .checked_add(deleted)
@@ -109,34 +124,56 @@ pub fn for_each_entry(
         for _ in 0..entries {
             let flags = node.expect_int()?;
             let (ms, seq) = (node.expect_int()?, node.expect_int()?);
-            let id = Id { ms: master.ms.wrapping_add_signed(ms), seq: master.seq.wrapping_add_signed(seq) };
+            let id = Id {
+                ms: master.ms.wrapping_add_signed(ms),
+                seq: master.seq.wrapping_add_signed(seq),
+            };
             if previous.is_some_and(|p| p >= id) {
-                return Err(node.cursor().error(ErrorKind::BadStream("has its entries out of order")));
+                return Err(node
+                    .cursor()
+                    .error(ErrorKind::BadStream("has its entries out of order")));
             }
             *previous = Some(id);
             let same = flags & SAME_FIELDS != 0;
             let fields = if same { nfields } else { node.expect_int()? };
-            let elements = if same { Some(fields) } else { fields.checked_mul(2) };
+            let elements = if same {
+                Some(fields)
+            } else {
+                fields.checked_mul(2)
+            };
             let Some(elements) = elements.filter(|&n| n >= 0) else {
-                return Err(node.cursor().error(ErrorKind::BadStream("entry has an impossible count")));
+                return Err(node
+                    .cursor()
+                    .error(ErrorKind::BadStream("entry has an impossible count")));
             };
             let body = node;
             for _ in 0..elements {
                 node.expect()?;
             }
             if node.expect_int()? != elements + if same { 3 } else { 4 } {
-                return Err(node.cursor().error(ErrorKind::BadStream("entry's element count is wrong")));
+                return Err(node
+                    .cursor()
+                    .error(ErrorKind::BadStream("entry's element count is wrong")));
             }
             if flags & DELETED == 0 {
                 found_live += 1;
-                f(&Entry { id, fields: fields as u64, names: same.then_some(names), body })?;
+                f(&Entry {
+                    id,
+                    fields: fields as u64,
+                    names: same.then_some(names),
+                    body,
+                })?;
             }
         }
         if node.next()?.is_some() {
-            return Err(node.cursor().error(ErrorKind::BadStream("node holds more than its entries")));
+            return Err(node
+                .cursor()
+                .error(ErrorKind::BadStream("node holds more than its entries")));
         }
         if found_live != live {
-            return Err(at.error(ErrorKind::BadStream("node's count of live entries is wrong")));
+            return Err(at.error(ErrorKind::BadStream(
+                "node's count of live entries is wrong",
+            )));
         }
         boundary.long |= node.boundary.long;
         boundary.short |= node.boundary.short;
@@ -235,7 +272,9 @@ pub struct Ids<'a> {
 impl<'a> Ids<'a> {
     fn parse(c: &mut Cursor<'a>) -> Result<Ids<'a>> {
         let n = count(c, 16, "ids")?;
-        Ok(Ids { raw: c.take_len(n * 16)? })
+        Ok(Ids {
+            raw: c.take_len(n * 16)?,
+        })
     }
 
     /// Number of ids.
@@ -268,7 +307,11 @@ impl<'a> Tail<'a> {
             max_deleted: Id::ZERO,
             // Type 15 knows no more than what is there.
             entries_added: length_,
-            groups: Groups { c: *c, ty, count: 0 },
+            groups: Groups {
+                c: *c,
+                ty,
+                count: 0,
+            },
             idmp: None,
         };
         if ty != TypeByte::StreamListpacks {
@@ -309,9 +352,16 @@ impl<'a> Group<'a> {
         let start = *c;
         let name = string(c)?;
         let last = Id::lengths(c)?;
-        let entries_read = if ty == TypeByte::StreamListpacks { -1 } else { length(c)? as i64 };
+        let entries_read = if ty == TypeByte::StreamListpacks {
+            -1
+        } else {
+            length(c)? as i64
+        };
         let npending = count(c, 25, "pending entries")?;
-        let pending = Pending { c: *c, count: npending };
+        let pending = Pending {
+            c: *c,
+            count: npending,
+        };
         for _ in 0..npending {
             c.skip(24)?;
             length(c)?;
@@ -321,13 +371,28 @@ impl<'a> Group<'a> {
             ty,
             TypeByte::StreamListpacks3 | TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5
         );
-        let consumers = Consumers { c: *c, active_time, count: nconsumers };
+        let consumers = Consumers {
+            c: *c,
+            active_time,
+            count: nconsumers,
+        };
         for _ in 0..nconsumers {
             Consumer::parse(c, active_time)?;
         }
-        let nacked =
-            if ty == TypeByte::StreamListpacks5 { Ids::parse(c)? } else { Ids { raw: &[] } };
-        Ok(Group { name, last, entries_read, pending, consumers, nacked, start })
+        let nacked = if ty == TypeByte::StreamListpacks5 {
+            Ids::parse(c)?
+        } else {
+            Ids { raw: &[] }
+        };
+        Ok(Group {
+            name,
+            last,
+            entries_read,
+            pending,
+            consumers,
+            nacked,
+            start,
+        })
     }
 }
 
@@ -335,7 +400,10 @@ impl<'a> Consumer<'a> {
     fn parse(c: &mut Cursor<'a>, active_time: bool) -> Result<Consumer<'a>> {
         let name = string(c)?;
         c.skip(if active_time { 16 } else { 8 })?; // seen and active time: no command sets them
-        Ok(Consumer { name, ids: Ids::parse(c)? })
+        Ok(Consumer {
+            name,
+            ids: Ids::parse(c)?,
+        })
     }
 }
 
@@ -353,7 +421,11 @@ impl<'a> Consumers<'a> {
 impl<'a> Pending<'a> {
     /// The pending entries one by one; they must ascend, as every server writes them.
     pub fn walk(self) -> PendingWalk<'a> {
-        PendingWalk { c: self.c, left: self.count, previous: None }
+        PendingWalk {
+            c: self.c,
+            left: self.count,
+            previous: None,
+        }
     }
 }
 
@@ -379,7 +451,11 @@ impl PendingWalk<'_> {
             return Err(at.error(ErrorKind::BadStream("has its pending entries out of order")));
         }
         self.previous = Some(id);
-        Ok(Some(Delivery { id, time_ms: self.c.i64_le()?, count: length(&mut self.c)? }))
+        Ok(Some(Delivery {
+            id,
+            time_ms: self.c.i64_le()?,
+            count: length(&mut self.c)?,
+        }))
     }
 }
 
@@ -411,7 +487,8 @@ impl<'a> PendingIndex<'a> {
     /// The pending entry of this id and its number in the list.
     pub fn find(&self, id: Id) -> Result<Option<(u64, Delivery)>> {
         let mark = self.marks.partition_point(|(first, _, _)| *first <= id);
-        let Some(&(_, mut walk, mut n)) = mark.checked_sub(1).and_then(|i| self.marks.get(i)) else {
+        let Some(&(_, mut walk, mut n)) = mark.checked_sub(1).and_then(|i| self.marks.get(i))
+        else {
             return Ok(None);
         };
         while let Some(delivery) = walk.next()? {
@@ -443,7 +520,14 @@ impl<'a> Idmp<'a> {
     fn parse(c: &mut Cursor<'a>) -> Result<Idmp<'a>> {
         let (duration_secs, max_size) = (length(c)?, length(c)?);
         let producers = count(c, 2, "producers")?;
-        let mut idmp = Idmp { c: *c, producers, duration_secs, max_size, records: 0, duplicates: 0 };
+        let mut idmp = Idmp {
+            c: *c,
+            producers,
+            duration_secs,
+            max_size,
+            records: 0,
+            duplicates: 0,
+        };
         for _ in 0..producers {
             skip_string(c)?;
             let n = count(c, 3, "records")?;

@@ -87,9 +87,9 @@ pub fn for_each(
 fn packed_score<'a>(element: Element<'a>, at: &Cursor<'_>) -> Result<Score<'a>> {
     match element {
         Element::Int(n) => Ok(Score::Int(n)),
-        Element::Bytes(text) => match number(text) {
-            Some(_) => Ok(Score::Text(text)),
-            None => Err(at.error(ErrorKind::BadScore("is not a number"))),
+        Element::Bytes(text) => match is_number(text) {
+            true => Ok(Score::Text(text)),
+            false => Err(at.error(ErrorKind::BadScore("is not a number"))),
         },
     }
 }
@@ -104,9 +104,9 @@ fn text_double<'a>(c: &mut Cursor<'a>) -> Result<Score<'a>> {
         255 => Ok(Score::Double(f64::NEG_INFINITY)),
         n => {
             let text = c.take(usize::from(n))?;
-            match number(text) {
-                Some(_) => Ok(Score::Text(text)),
-                None => Err(at.error(ErrorKind::BadScore("is not a number"))),
+            match is_number(text) {
+                true => Ok(Score::Text(text)),
+                false => Err(at.error(ErrorKind::BadScore("is not a number"))),
             }
         }
     }
@@ -123,16 +123,49 @@ pub fn skip_text_double(c: &mut Cursor<'_>) -> Result<()> {
 
 /// The number that servers would read from this text; `None` for anything else, NaN included.
 pub fn number(text: &[u8]) -> Option<f64> {
-    // Rust's parser knows words and signs that servers never write; only these characters pass.
-    let plain = text.iter().all(|b| matches!(b, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
-    if !plain {
-        return match text {
-            b"inf" | b"+inf" => Some(f64::INFINITY),
-            b"-inf" => Some(f64::NEG_INFINITY),
-            _ => None,
-        };
+    match text {
+        b"inf" | b"+inf" => Some(f64::INFINITY),
+        b"-inf" => Some(f64::NEG_INFINITY),
+        _ if is_decimal(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
     }
-    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Whether the text is a number, which costs far less to find out than which one.
+#[inline]
+fn is_number(text: &[u8]) -> bool {
+    is_decimal(text) || matches!(text, b"inf" | b"+inf" | b"-inf")
+}
+
+/// Sign, digits with a point, exponent: what both servers and Rust's parser take for a number. Rust's parser
+/// also knows words that servers never write.
+#[inline]
+fn is_decimal(text: &[u8]) -> bool {
+    fn digits(text: &[u8]) -> (usize, &[u8]) {
+        let n = text
+            .iter()
+            .position(|b| !b.is_ascii_digit())
+            .unwrap_or(text.len());
+        (n, &text[n..])
+    }
+    fn unsigned(text: &[u8]) -> &[u8] {
+        text.strip_prefix(b"-")
+            .or_else(|| text.strip_prefix(b"+"))
+            .unwrap_or(text)
+    }
+    let (whole, mut rest) = digits(unsigned(text));
+    let mut fraction = 0;
+    if let Some(behind) = rest.strip_prefix(b".") {
+        (fraction, rest) = digits(behind);
+    }
+    if whole + fraction == 0 {
+        return false;
+    }
+    match rest {
+        [] => true,
+        [b'e' | b'E', exponent @ ..] => matches!(digits(unsigned(exponent)), (1.., [])),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -145,8 +178,24 @@ mod tests {
         assert_eq!(number(b"1e-7"), Some(1e-7));
         assert_eq!(number(b"-0").map(f64::to_bits), Some((-0.0f64).to_bits()));
         assert_eq!(number(b"inf"), Some(f64::INFINITY));
-        for bad in [&b"nan"[..], b"", b"infinity", b"0x10", b"1 ", b"1\0", b"--1"] {
-            assert_eq!(number(bad), None, "{bad:?}");
+        for good in [&b".5"[..], b"5.", b"+1E+20", b"17"] {
+            assert!(is_number(good) && number(good).is_some(), "{good:?}");
+        }
+        for bad in [
+            &b"1e"[..],
+            b".",
+            b"1e5.5",
+            b"-",
+            b"e5",
+            &b"nan"[..],
+            b"",
+            b"infinity",
+            b"0x10",
+            b"1 ",
+            b"1\0",
+            b"--1",
+        ] {
+            assert!(!is_number(bad) && number(bad).is_none(), "{bad:?}");
         }
     }
 
@@ -154,11 +203,25 @@ mod tests {
     fn nan_is_an_error() {
         let mut room = Room::new(1 << 20);
         let mut b = Boundary::default();
-        let text = for_each(&mut Cursor::new(b"\x01a\xfd", 0), TypeByte::Zset, 1, &mut room, &mut b, |_, _| Ok(()));
+        let text = for_each(
+            &mut Cursor::new(b"\x01a\xfd", 0),
+            TypeByte::Zset,
+            1,
+            &mut room,
+            &mut b,
+            |_, _| Ok(()),
+        );
         assert!(matches!(text.unwrap_err().kind(), ErrorKind::BadScore(_)));
         let mut binary = b"\x01a".to_vec();
         binary.extend_from_slice(&f64::NAN.to_le_bytes());
-        let binary = for_each(&mut Cursor::new(&binary, 0), TypeByte::Zset2, 1, &mut room, &mut b, |_, _| Ok(()));
+        let binary = for_each(
+            &mut Cursor::new(&binary, 0),
+            TypeByte::Zset2,
+            1,
+            &mut room,
+            &mut b,
+            |_, _| Ok(()),
+        );
         assert_eq!(binary.unwrap_err().at().unwrap().offset, 2);
     }
 }

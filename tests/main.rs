@@ -1,0 +1,11 @@
+//! The program against real servers, old and new, and against inputs that are wrong in every way.
+//!
+//! `tests/install-servers` gets the servers; `tests/run` does everything in order.
+
+mod convert;
+mod corpus;
+mod damage;
+mod ending;
+mod harness;
+mod selecting;
+mod support;

@@ -1,0 +1,103 @@
+//! Runs the program and keeps what came out of it.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// A run that has ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    /// As a shell tells it: the exit code, or 128 and the signal's number.
+    pub(crate) code: i32,
+}
+
+/// The program with its arguments. Its environment is the test's, without the variables that change its output.
+pub(crate) fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redis-migration"));
+    command
+        .args(args)
+        .env_remove("NO_COLOR")
+        .env_remove("RUST_BACKTRACE")
+        .stdin(Stdio::null());
+    command
+}
+
+/// `redis-migration convert ARGS`.
+pub(crate) fn convert(args: &[&str]) -> Run {
+    run(&[&["convert"], args].concat(), None)
+}
+
+/// As [`convert`], for runs that must do all they were asked.
+pub(crate) fn converted(args: &[&str]) -> Vec<u8> {
+    let run = convert(args);
+    assert_eq!(run.code, 0, "convert {args:?}: {}", run.stderr);
+    run.stdout
+}
+
+/// `redis-migration ARGS`, with something on its stdin if wanted. A run of more than a minute fails the test.
+pub(crate) fn run(args: &[&str], stdin: Option<&[u8]>) -> Run {
+    let mut command = program(args);
+    if stdin.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program");
+    let (mut out, mut err) = (
+        child.stdout.take().expect("stdout"),
+        child.stderr.take().expect("stderr"),
+    );
+    let input = child.stdin.take();
+    std::thread::scope(|scope| {
+        if let (Some(mut input), Some(bytes)) = (input, stdin) {
+            // A program that stops early does not read all of it, and need not.
+            scope.spawn(move || input.write_all(bytes));
+        }
+        let out = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            out.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let err = scope.spawn(move || {
+            let mut bytes = Vec::new();
+            err.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        let code = code(wait(&mut child, Duration::from_secs(60)));
+        let stdout = out.join().expect("the reader of stdout").expect("stdout");
+        let stderr = err.join().expect("the reader of stderr").expect("stderr");
+        Run {
+            stdout,
+            stderr: String::from_utf8_lossy(&stderr).into_owned(),
+            code,
+        }
+    })
+}
+
+/// Waits for a child, and kills it when it takes too long.
+pub(crate) fn wait(child: &mut std::process::Child, limit: Duration) -> ExitStatus {
+    let end = Instant::now() + limit;
+    let mut nap = Duration::from_micros(200);
+    loop {
+        if let Some(status) = child.try_wait().expect("the state of a child") {
+            return status;
+        }
+        if Instant::now() > end {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the program was still running after {limit:?}");
+        }
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(Duration::from_millis(10));
+    }
+}
+
+/// An exit status as a shell tells it.
+pub(crate) fn code(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().expect("a signal"))
+}

@@ -1,0 +1,57 @@
+//! What the tests need around the program: real servers, a client to look into them, and a way to run the binary.
+
+pub(crate) mod cli;
+pub(crate) mod client;
+pub(crate) mod data;
+pub(crate) mod resp;
+pub(crate) mod server;
+
+use std::path::{Path, PathBuf};
+
+/// A file of `testdata/rdb`.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    testdata().join(name)
+}
+
+/// All snapshots of `testdata/rdb`, by name. Packed copies are left out.
+pub(crate) fn fixtures() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(testdata())
+        .expect("testdata/rdb")
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "rdb"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn testdata() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/rdb")
+}
+
+/// The file's name without its directory, for messages.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name()
+        .expect("a file name")
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// A path as an argument. Every path of the tests is UTF-8.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+/// The format a snapshot says it is in: 1…15 for Redis, 80 for Valkey 9.
+pub(crate) fn rdb_version(path: &Path) -> u32 {
+    let bytes = std::fs::read(path).expect("a snapshot");
+    // The magic is nine bytes in all, whichever name it begins with.
+    let digits = bytes
+        .strip_prefix(b"REDIS")
+        .or_else(|| bytes.strip_prefix(b"VALKEY"))
+        .expect("a snapshot's magic");
+    let digits = &digits[..9 - (bytes.len() - digits.len())];
+    std::str::from_utf8(digits)
+        .expect("digits")
+        .parse()
+        .expect("a version")
+}
