@@ -106,6 +106,12 @@ impl<'a> Cursor<'a> {
         rest
     }
 
+    /// All bytes, read or not.
+    #[inline]
+    pub fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
     /// The bytes between two positions that were read before.
     pub fn slice(&self, from: usize, to: usize) -> &'a [u8] {
         &self.data[from..to]

@@ -98,8 +98,9 @@ impl Filter {
         expired()
     }
 
+    /// Whether everything passes but what has expired.
     #[inline]
-    fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.dbs.is_none()
             && self.not_dbs.is_empty()
             && self.keys.is_none()

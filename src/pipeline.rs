@@ -105,7 +105,7 @@ struct Budget {
 impl Budget {
     fn for_threads(threads: usize) -> Budget {
         // tasks × (queue + the block being filled + growth) × block: 40 MiB for 2 threads, 100 MiB for 64.
-        let block_bytes = if threads <= 4 { 1 << 20 } else { 256 << 10 };
+        let block_bytes = 256 << 10;
         let unpack_limit = ((48 << 20) / (3 * threads)).clamp(256 << 10, 8 << 20);
         Budget {
             block_bytes,

@@ -9,7 +9,7 @@ use crate::encoding::string::{Scratch, Str, string};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::{Filter, Verdict};
 use crate::rdb::scan::{Part, Span, Task};
-use crate::rdb::{Format, Function, Key, Reader, Record, key_name, type_name};
+use crate::rdb::{Format, Function, Key, Reader, Record, key_name, plain_string, type_name};
 use crate::resp::write::{Chunks, Out};
 use crate::tally::{Limit, Reject, Tally};
 use crate::transform::Transform;
@@ -134,6 +134,8 @@ pub struct Worker<'s, 'a> {
     pub tally: Tally,
     /// The task is a part of a key that cannot be read: the key's later parts are to be dropped.
     pub gone: bool,
+    /// Nothing is chosen or changed and strings go by SET.
+    plain_strings: bool,
     e: Encoder<'s>,
 }
 
@@ -162,6 +164,10 @@ impl<'s, 'a> Worker<'s, 'a> {
             rejects: Vec::new(),
             tally: Tally::default(),
             gone: false,
+            plain_strings: settings.filter.is_open()
+                && !settings.transform.renames()
+                && settings.target.dialect != Dialect::Twemproxy // it limits the length of keys
+                && settings.mode != Mode::Restore,
             e: Encoder {
                 settings,
                 room: Room::new(unpack_limit),
@@ -202,6 +208,12 @@ impl<'s, 'a> Worker<'s, 'a> {
         let mut reader = Reader::new(self.file, self.format, from);
         let mut db = task.db;
         while reader.c.pos() < to {
+            if self.plain_strings && !reader.has_pending() {
+                self.plain_strings(&mut reader, db, to, out)?;
+                if reader.c.pos() >= to {
+                    break;
+                }
+            }
             match reader.next()? {
                 Record::Key(key) => self.key(&mut reader, key, task, db, Part::WHOLE, None, out)?,
                 Record::Select(n) => db = n,
@@ -212,6 +224,62 @@ impl<'s, 'a> Worker<'s, 'a> {
                 Record::Eof => break,
             }
         }
+        Ok(())
+    }
+
+    /// Writes records of the most common kind, as long as they come and nothing is asked of them but SET.
+    fn plain_strings(
+        &mut self,
+        reader: &mut Reader<'a>,
+        db: u64,
+        to: usize,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let (data, settings) = (self.file.data(), self.e.settings);
+        let mut pos = reader.c.pos();
+        let (mut keys, mut last) = (0, pos);
+        while pos < to
+            && let Some(string) = plain_string(data, pos)
+        {
+            if keys == 0 {
+                Self::select(&mut self.db, settings, db, out)?;
+            }
+            out.set(string.key, string.value)?;
+            keys += 1;
+            last = pos;
+            pos = string.end;
+        }
+        if keys > 0 {
+            reader.pass(pos, last + 1);
+            self.tally.read += keys;
+            self.tally.written += keys;
+        }
+        Ok(())
+    }
+
+    /// Writes SELECT where the database changes within a task.
+    #[inline]
+    fn select(
+        selected: &mut Option<u64>,
+        settings: &Settings,
+        db: u64,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        if settings.target.dialect.single_db() {
+            return Ok(());
+        }
+        let db = settings.transform.db(db);
+        if *selected == Some(db) {
+            return Ok(());
+        }
+        match *selected {
+            None => out.first_db = Some(db),
+            Some(_) => {
+                let mut digits = itoa::Buffer::new();
+                out.command(&[b"SELECT", digits.format(db).as_bytes()])?;
+            }
+        }
+        *selected = Some(db);
         Ok(())
     }
 
@@ -280,20 +348,8 @@ impl<'s, 'a> Worker<'s, 'a> {
         } else {
             key
         };
-        if refused.is_none() && !settings.target.dialect.single_db() {
-            let db = settings.transform.db(db);
-            if self.db != Some(db) {
-                match self.db {
-                    None => out.first_db = Some(db),
-                    Some(_) => {
-                        out.array(2);
-                        out.bulk(b"SELECT");
-                        out.bulk_int(db as i64);
-                        out.end()?;
-                    }
-                }
-                self.db = Some(db);
-            }
+        if refused.is_none() {
+            Self::select(&mut self.db, settings, db, out)?;
         }
         out.handed_on = false;
         let mark = (out.pos(), out.commands);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Format, Reader, Record, key_name, type_name};
+use super::{Format, Reader, Record, key_name, plain_string, type_name};
 use crate::cursor::{At, Cursor};
 use crate::encoding::crc64::Crc64;
 use crate::encoding::string::Scratch;
@@ -204,6 +204,9 @@ impl<'a> Scanner<'a> {
     /// Extends a batch record by record until it is full or a large value or the end comes.
     fn fill(&mut self, batch: &mut Batch) -> Result<()> {
         while batch.to - batch.from < BATCH_BYTES {
+            if !self.reader.has_pending() {
+                self.plain_strings(batch);
+            }
             match self.reader.next()? {
                 Record::Key(key) => {
                     let value = self.reader.c;
@@ -267,6 +270,26 @@ impl<'a> Scanner<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Passes over the records that need no more than that, as long as they come.
+    #[inline]
+    fn plain_strings(&mut self, batch: &mut Batch) {
+        let mut pos = self.reader.c.pos();
+        let full = batch.from + BATCH_BYTES;
+        let (start, mut keys, mut last) = (pos, 0, pos);
+        while pos < full
+            && let Some(string) = plain_string(self.data, pos)
+        {
+            last = pos;
+            pos = string.end;
+            keys += 1;
+        }
+        if pos > start {
+            self.info.keys += keys;
+            self.reader.pass(pos, last + 1);
+            batch.to = pos;
+        }
     }
 
     fn cut(&mut self, record: usize, value_end: usize) {

@@ -217,6 +217,17 @@ impl<'a> Out<'a> {
         self.raw(b"\r\n");
     }
 
+    /// Writes SET of a key and a value that are known to be short.
+    #[inline]
+    pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.room(13);
+        self.buffer[self.pos..self.pos + 13].copy_from_slice(b"*3\r\n$3\r\nSET\r\n");
+        self.pos += 13;
+        self.bulk(key);
+        self.bulk(value);
+        self.end()
+    }
+
     /// Appends an integer as a bulk string.
     #[inline]
     pub fn bulk_int(&mut self, n: i64) {
