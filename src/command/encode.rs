@@ -192,12 +192,17 @@ impl<'s, 'a> Worker<'s, 'a> {
                 part,
             } => {
                 let mut reader = Reader::new(self.file, self.format, record);
-                match reader.next()? {
-                    Record::Key(key) => {
-                        self.key(&mut reader, key, task, task.db, part, Some(value_end), out)
+                // File-level records may stand between a key's attributes and the key.
+                let key = loop {
+                    match reader.next() {
+                        Ok(Record::Key(key)) => break Ok(key),
+                        Ok(_) => {}
+                        Err(error) => break Err(error),
                     }
-                    _ => unreachable!("the scan gave the position of a key"),
-                }
+                };
+                key.and_then(|key| {
+                    self.key(&mut reader, key, task, task.db, part, Some(value_end), out)
+                })
             }
         };
         self.tally.commands = std::mem::take(&mut out.commands);

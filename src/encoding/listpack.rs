@@ -90,7 +90,7 @@ impl<'a> Listpack<'a> {
 
     /// The next entry, or `None` after the last one.
     #[allow(clippy::should_implement_trait)] // it fails, so it is no Iterator
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self) -> Result<Option<Element<'a>>> {
         let start = self.c.pos();
         if start >= self.end {

@@ -467,7 +467,7 @@ mod tests {
         let Record::Key(key) = reader.next().unwrap() else {
             panic!()
         };
-        assert_eq!((key.start, key.attributes.expire_at_ms), (15, None));
+        assert_eq!((key.start, key.attributes.expire_at_ms), (16, None));
         skip_string(&mut reader.c).unwrap();
         assert!(matches!(reader.next().unwrap(), Record::Eof));
     }

@@ -147,7 +147,7 @@ impl<'a> Out<'a> {
         &self.buffer[from..self.pos]
     }
 
-    #[inline]
+    #[inline(always)]
     fn room(&mut self, n: usize) {
         if self.buffer.len() - self.pos < n {
             self.grow(n);
@@ -193,7 +193,7 @@ impl<'a> Out<'a> {
     }
 
     /// Appends a bulk string that is known to be short.
-    #[inline]
+    #[inline(always)]
     pub fn bulk(&mut self, bytes: &[u8]) {
         let n = bytes.len();
         if n >= 1000 {
@@ -229,7 +229,7 @@ impl<'a> Out<'a> {
     }
 
     /// Appends an integer as a bulk string.
-    #[inline]
+    #[inline(always)]
     pub fn bulk_int(&mut self, n: i64) {
         self.room(32);
         let to = &mut self.buffer[self.pos..self.pos + 32];
@@ -269,7 +269,7 @@ impl<'a> Out<'a> {
     }
 
     /// Appends a bulk string of any size. Must not be used inside what is patched later.
-    #[inline]
+    #[inline(always)]
     pub fn bulk_any(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.len() < LARGE {
             self.bulk(bytes);
@@ -282,7 +282,7 @@ impl<'a> Out<'a> {
     }
 
     /// Appends an element of any size.
-    #[inline]
+    #[inline(always)]
     pub fn bulk_element_any(&mut self, element: Element<'_>) -> Result<()> {
         match element {
             Element::Bytes(bytes) => self.bulk_any(bytes),
@@ -415,7 +415,7 @@ impl<'k> Chunks<'k> {
 
     /// Appends an element, whose `size` bytes decide how it is written, by `write`, which must append
     /// exactly the element's arguments with the short forms, or by `write_any`, with those of any size.
-    #[inline]
+    #[inline(always)]
     pub fn push(
         &mut self,
         out: &mut Out<'_>,
