@@ -13,7 +13,7 @@ pub enum Length {
 }
 
 /// Reads a length or the mark of a special string. Errors: `Truncated`, `BadLength`.
-#[inline]
+#[inline(always)]
 pub fn length_or_special(c: &mut Cursor<'_>) -> Result<Length> {
     let first = c.u8()?;
     match first >> 6 {

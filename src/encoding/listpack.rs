@@ -119,7 +119,7 @@ impl<'a> Listpack<'a> {
     }
 
     /// The next entry; its absence is an error.
-    #[inline]
+    #[inline(always)]
     pub fn expect(&mut self) -> Result<Element<'a>> {
         match self.next()? {
             Some(element) => Ok(element),

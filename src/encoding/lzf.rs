@@ -148,12 +148,9 @@ fn run_body(input: &[u8], out: &mut [u8], limit: usize, at: &mut Position) -> bo
         if now.output > limit {
             break;
         }
-        match step(bytes, out, &mut now) {
-            true => {}
-            false => {
-                well = false;
-                break;
-            }
+        if !step(bytes, out, &mut now) {
+            well = false;
+            break;
         }
     }
     *at = now;

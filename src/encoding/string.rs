@@ -25,7 +25,7 @@ pub enum Str<'a> {
 }
 
 /// Reads the head of a string and passes over its bytes. Errors: `Truncated`, `BadString`, `LzfTooLong`.
-#[inline]
+#[inline(always)]
 pub fn string<'a>(c: &mut Cursor<'a>) -> Result<Str<'a>> {
     match length_or_special(c)? {
         Length::Len(n) => Ok(Str::Raw(c.take_len(n)?)),
@@ -33,6 +33,7 @@ pub fn string<'a>(c: &mut Cursor<'a>) -> Result<Str<'a>> {
     }
 }
 
+#[inline(never)]
 fn special<'a>(c: &mut Cursor<'a>, encoding: u8) -> Result<Str<'a>> {
     match encoding {
         0 => Ok(Str::Int(i64::from(c.u8()? as i8))),
@@ -134,7 +135,7 @@ impl From<lzf::Broken> for UnpackError {
 
 impl<'a> Str<'a> {
     /// The string's element, unpacked into `scratch` where it is compressed.
-    #[inline]
+    #[inline(always)]
     pub fn load<'s>(self, scratch: &'s mut Scratch) -> Result<Element<'s>>
     where
         'a: 's,

@@ -67,7 +67,7 @@ impl<'a> Ziplist<'a> {
 
     /// The next entry, or `None` after the last one.
     #[allow(clippy::should_implement_trait)] // it fails, so it is no Iterator
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self) -> Result<Option<Element<'a>>> {
         let start = self.c.pos();
         if start >= self.end {
@@ -122,7 +122,7 @@ impl<'a> Ziplist<'a> {
     }
 
     /// The next entry; its absence is an error.
-    #[inline]
+    #[inline(always)]
     pub fn expect(&mut self) -> Result<Element<'a>> {
         match self.next()? {
             Some(element) => Ok(element),

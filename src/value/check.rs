@@ -3,7 +3,9 @@
 //! FORMAT §7.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 
 use super::hash::Source;
 use super::stream::{Id, PendingIndex, Tail, for_each_entry};
@@ -194,7 +196,7 @@ fn search<'a>(
 #[derive(Debug, Default)]
 pub struct Seen {
     few: Vec<u64>,
-    many: HashSet<u64>,
+    many: HashSet<u64, RandomState>,
     state: RandomState,
 }
 

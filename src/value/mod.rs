@@ -180,13 +180,43 @@ impl TypeByte {
 
     /// The number that stands in files and payloads.
     pub fn byte(self) -> u8 {
-        (0..=u8::MAX)
-            .find(|&b| {
-                [false, true]
-                    .into_iter()
-                    .any(|valkey| Self::from_byte(b, valkey) == Some(self))
-            })
-            .expect("every type has a number")
+        use TypeByte::*;
+        match self {
+            String => 0,
+            List => 1,
+            Set => 2,
+            Zset => 3,
+            Hash => 4,
+            Zset2 => 5,
+            Module2 => 7,
+            HashZipmap => 9,
+            ListZiplist => 10,
+            SetIntset => 11,
+            ZsetZiplist => 12,
+            HashZiplist => 13,
+            ListQuicklist => 14,
+            StreamListpacks => 15,
+            HashListpack => 16,
+            ZsetListpack => 17,
+            ListQuicklist2 => 18,
+            StreamListpacks2 => 19,
+            SetListpack => 20,
+            StreamListpacks3 => 21,
+            HashMetadataPreGa => 22,
+            HashListpackExPreGa => 23,
+            HashMetadata => 24,
+            HashListpackEx => 25,
+            StreamListpacks4 => 26,
+            StreamListpacks5 => 27,
+            Array => 28,
+            HashTemplateListpack => 29,
+            HashTemplateListpackRef => 30,
+            HashTemplateArray => 31,
+            HashTemplateArrayRef => 32,
+            Gcra => 33,
+            Hash2 => 22,
+            PathHash => 23,
+        }
     }
 
     /// What the value is to a client.
@@ -516,6 +546,22 @@ impl Room {
         Room {
             one: Scratch::new(limit),
             two: Scratch::new(limit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_both_ways() {
+        for valkey in [false, true] {
+            for byte in 0..=u8::MAX {
+                if let Some(ty) = TypeByte::from_byte(byte, valkey) {
+                    assert_eq!(ty.byte(), byte);
+                }
+            }
         }
     }
 }
