@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use redis_migration::cursor::Cursor;
-use redis_migration::encoding::crc64::{combine, crc64};
+use redis_migration::encoding::crc64::crc64;
 use redis_migration::encoding::intset::Intset;
 use redis_migration::encoding::listpack::Listpack;
 use redis_migration::encoding::lzf;
@@ -90,9 +90,6 @@ fn crc(c: &mut Criterion) {
             b.iter(|| crc64::crc64(0, black_box(&bytes)))
         });
     }
-    c.bench_function("crc64/combine", |b| {
-        b.iter(|| combine(black_box(1), black_box(2), black_box(1_048_573)))
-    });
 }
 
 /// A set's listpack: words and integers of every width.

@@ -14,9 +14,13 @@ fuzz_target!(|data: &[u8]| {
     let members = intset.map(|intset| intset.iter().collect::<Vec<_>>());
     assert_eq!(members, plain(data));
 
-    let sorted = members.as_ref().is_some_and(|members| members.is_sorted_by(|a, b| a < b));
+    let sorted = members
+        .as_ref()
+        .is_some_and(|members| members.is_sorted_by(|a, b| a < b));
     assert_eq!(intset.is_some_and(Intset::is_sorted), sorted);
-    let whole = members.filter(|_| sorted).map(|members| members.len() as u64);
+    let whole = members
+        .filter(|_| sorted)
+        .map(|members| members.len() as u64);
     assert_eq!(deep_check(TypeByte::SetIntset, &[], data, &[]), whole);
 });
 

@@ -13,7 +13,10 @@ use redis_migration::value::TypeByte;
 fuzz_target!(|data: &[u8]| {
     let entries = walk(data).ok();
     // Nodes of lists may hold anything, any number of times.
-    assert_eq!(deep_check(TypeByte::ListQuicklist2, &[1, 2], data, &[]), entries);
+    assert_eq!(
+        deep_check(TypeByte::ListQuicklist2, &[1, 2], data, &[]),
+        entries
+    );
 
     // The other types want more, but never take what the walk refuses or count differently.
     if let Some(members) = deep_check(TypeByte::SetListpack, &[], data, &[]) {
@@ -25,7 +28,10 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     let first_expiry = 1_700_000_000_000u64.to_le_bytes();
-    for (ty, head) in [(TypeByte::HashListpackEx, &first_expiry[..]), (TypeByte::HashListpackExPreGa, &[])] {
+    for (ty, head) in [
+        (TypeByte::HashListpackEx, &first_expiry[..]),
+        (TypeByte::HashListpackExPreGa, &[]),
+    ] {
         if let Some(triples) = deep_check(ty, head, data, &[]) {
             assert_eq!(Some(3 * triples), entries);
         }

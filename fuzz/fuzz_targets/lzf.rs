@@ -27,7 +27,9 @@ fn judge(block: &[u8], len: usize) {
     assert_eq!(outcome.map(|()| pieces), ours);
 
     // The crate takes output that is too short, and refuses a block of no bytes.
-    let theirs = lzf::decompress(block, len).ok().filter(|out| out.len() == len);
+    let theirs = lzf::decompress(block, len)
+        .ok()
+        .filter(|out| out.len() == len);
     if !block.is_empty() {
         assert_eq!(ours.as_ref().ok(), theirs.as_ref());
     }

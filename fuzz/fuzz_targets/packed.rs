@@ -26,7 +26,10 @@ pub fn deep_check(ty: TypeByte, head: &[u8], blob: &[u8], tail: &[u8]) -> Option
             Some(found.elements)
         }
         Err(error) => {
-            assert!(error.at().is_some_and(|at| at.offset <= value.len() as u64), "{error}");
+            assert!(
+                error.at().is_some_and(|at| at.offset <= value.len() as u64),
+                "{error}"
+            );
             None
         }
     }

@@ -20,15 +20,41 @@ use redis_migration::tally::Tally;
 use redis_migration::{Error, Result};
 
 static SETTINGS: LazyLock<[Settings; 5]> = LazyLock::new(|| {
-    let base = Settings { batch_elements: 500, batch_bytes: 256 << 10, ..Settings::default() };
-    let version = |version: &str| Target { version: version.parse().ok(), ..Target::default() };
+    let base = Settings {
+        batch_elements: 500,
+        batch_bytes: 256 << 10,
+        ..Settings::default()
+    };
+    let version = |version: &str| Target {
+        version: version.parse().ok(),
+        ..Target::default()
+    };
     [
         base.clone(),
-        Settings { mode: Mode::Restore, ..base.clone() },
+        Settings {
+            mode: Mode::Restore,
+            ..base.clone()
+        },
         // What goes on behind a broken key; commands of few elements.
-        Settings { on_error: OnError::Continue, on_exist: OnExist::Merge, batch_elements: 3, ..base.clone() },
-        Settings { mode: Mode::Auto, on_error: OnError::Continue, target: version("7.0"), ..base.clone() },
-        Settings { target: Target { dialect: Dialect::Twemproxy, ..version("4.0") }, ..base },
+        Settings {
+            on_error: OnError::Continue,
+            on_exist: OnExist::Merge,
+            batch_elements: 3,
+            ..base.clone()
+        },
+        Settings {
+            mode: Mode::Auto,
+            on_error: OnError::Continue,
+            target: version("7.0"),
+            ..base.clone()
+        },
+        Settings {
+            target: Target {
+                dialect: Dialect::Twemproxy,
+                ..version("4.0")
+            },
+            ..base
+        },
     ]
 });
 
@@ -71,7 +97,10 @@ fn direct(data: &[u8], settings: &Settings, pool: &mut Pool, tally: &mut Tally) 
 
 fn whole(data: &[u8], settings: &Settings) {
     let input = Input::from_bytes("fuzz", data.to_vec());
-    let options = Options { threads: 2, checksum: Checksum::Off };
+    let options = Options {
+        threads: 2,
+        checksum: Checksum::Off,
+    };
     let mut out = Vec::new();
     let mut rejects = 0;
     let mut reject = |_: &_| {
@@ -121,7 +150,10 @@ fn commands(mut resp: &[u8]) -> u64 {
 }
 
 fn header(resp: &mut &[u8], sign: u8) -> usize {
-    let end = resp.iter().position(|&b| b == b'\r').expect("a header ends");
+    let end = resp
+        .iter()
+        .position(|&b| b == b'\r')
+        .expect("a header ends");
     assert_eq!((resp[0], resp[end + 1]), (sign, b'\n'));
     let digits = std::str::from_utf8(&resp[1..end]).expect("digits");
     // Some servers refuse leading zeros.

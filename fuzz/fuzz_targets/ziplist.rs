@@ -14,7 +14,10 @@ fuzz_target!(|data: &[u8]| {
     let entries = walk(data).ok();
     // Lists may hold anything, any number of times.
     assert_eq!(deep_check(TypeByte::ListZiplist, &[], data, &[]), entries);
-    assert_eq!(deep_check(TypeByte::ListQuicklist, &[1], data, &[]), entries);
+    assert_eq!(
+        deep_check(TypeByte::ListQuicklist, &[1], data, &[]),
+        entries
+    );
 
     // The other types want more, but never take what the walk refuses or count differently.
     for ty in [TypeByte::HashZiplist, TypeByte::ZsetZiplist] {

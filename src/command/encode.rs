@@ -357,7 +357,7 @@ impl<'s, 'a> Worker<'s, 'a> {
             Self::select(&mut self.db, settings, db, out)?;
         }
         out.handed_on = false;
-        let mark = (out.pos(), out.commands);
+        let mark = out.mark();
         let one = One {
             key: new_key,
             expire_at_ms: settings.transform.expiry(record.attributes.expire_at_ms),
@@ -406,10 +406,10 @@ impl<'s, 'a> Worker<'s, 'a> {
                 return Err(error);
             }
             Err(error) => {
-                // What was written of this key goes: out of the block, or by DEL where it left already.
-                if !out.handed_on {
-                    out.truncate(mark.0);
-                    out.commands = mark.1;
+                // What was written of this key goes: out of the block, or by DEL where it left already. In any
+                // case no command may stay unfinished.
+                if !out.take_back(mark) {
+                    out.drop_unfinished();
                 }
                 if settings.on_error == OnError::Continue && (out.handed_on || !part.first) {
                     out.command(&[b"DEL", new_key])?;
@@ -651,6 +651,9 @@ impl Encoder<'_> {
             Kind::Hash if !target.has(Feature::FieldExpiry) && self.writes_field_expiry(ty) => {
                 return Ok(Outcome::needs("HPEXPIREAT", Feature::FieldExpiry, target));
             }
+            Kind::Stream if !target.has(Feature::Xnack) && stream::has_released(one)? => {
+                return Ok(Outcome::needs("XNACK", Feature::Xnack, target));
+            }
             _ if self.only_restore(ty) => {
                 let error = "the value has no commands and RESTORE cannot carry it".to_owned();
                 return Ok(Outcome::Rejected {
@@ -660,12 +663,13 @@ impl Encoder<'_> {
             }
             _ => {}
         }
-        let (mark, commands) = (out.pos(), out.commands);
+        let mark = out.mark();
         if one.part.first && self.settings.on_exist == OnExist::Replace {
             out.array(2);
             out.bulk(b"DEL");
             out.bulk_any(one.key)?;
-            out.end()?;
+            // It must be possible to take it back: the key may turn out to have no element.
+            out.end_in_block();
         }
         let head = Head::parse(c, ty, one.templates)?;
         let whole_items = head.items;
@@ -794,23 +798,19 @@ impl Encoder<'_> {
                 }
                 chunks.total
             }
-            Kind::Stream => match self.stream(one, c, items, whole_items, out, tally)? {
+            Kind::Stream => {
+                self.stream(one, c, items, whole_items, out, tally)?;
                 // A stream may be empty.
-                stream::Done::Written => 1,
-                stream::Done::Rejected(outcome) => {
-                    out.truncate(mark);
-                    out.commands = commands;
-                    return Ok(outcome);
-                }
-            },
+                1
+            }
             Kind::String | Kind::Module | Kind::Gcra | Kind::PathHash => {
                 unreachable!("{kind:?} is written above or as RESTORE")
             }
         };
         tally.limit(Limit::ExpiredFields, expired_fields);
         if elements == 0 && one.part.first && one.part.last {
-            out.truncate(mark);
-            out.commands = commands;
+            // Where the name alone fills a block its DEL is on its way; the key does not exist in the file either.
+            out.take_back(mark);
             return Ok(if expired_fields > 0 {
                 Outcome::Expired
             } else {

@@ -9,21 +9,18 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::encode::{Encoder, Group as Staged, One, Outcome};
+use super::encode::{Encoder, Group as Staged, One};
 use super::target::Feature;
 use crate::cursor::Cursor;
 use crate::encoding::Element;
+use crate::encoding::length::length;
 use crate::encoding::listpack::Boundary;
+use crate::encoding::string::skip_string;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::write::Out;
 use crate::tally::{Limit, Tally};
 use crate::value::TypeByte;
 use crate::value::stream::{Group, Id, Idmp, PendingIndex, PendingWalk, Tail, for_each_entry};
-
-pub(super) enum Done {
-    Written,
-    Rejected(Outcome),
-}
 
 /// Settings that servers have without being told; nothing is written where a stream has them.
 const IDMP_DEFAULT: (u64, u64) = (100, 100);
@@ -42,36 +39,18 @@ impl Encoder<'_> {
         nodes: u64,
         out: &mut Out<'_>,
         tally: &mut Tally,
-    ) -> Result<Done> {
+    ) -> Result<()> {
         let ty = one.record.ty;
-        let target = &self.settings.target;
         let mut early_groups = false;
         let first_node = {
             let mut first = one.value;
-            crate::encoding::length::length(&mut first)?;
+            length(&mut first)?;
             first
         };
         if one.part.first || one.part.last {
-            let mut walk = first_node;
-            for _ in 0..nodes {
-                crate::encoding::string::skip_string(&mut walk)?;
-                crate::encoding::string::skip_string(&mut walk)?;
-            }
-            let tail = Tail::parse(&mut walk, ty)?;
+            let tail = tail_of(one)?;
             early_groups = self.pending_without_entry(first_node, nodes, &tail)?;
             if one.part.first {
-                let mut nacked = false;
-                tail.groups.for_each(|group| {
-                    nacked |= !group.nacked.is_empty();
-                    Ok(())
-                })?;
-                if nacked && !target.has(Feature::Xnack) {
-                    return Ok(Done::Rejected(Outcome::needs(
-                        "XNACK",
-                        Feature::Xnack,
-                        target,
-                    )));
-                }
                 if early_groups {
                     self.placeholders(one.key, &tail, out)?;
                     self.groups(one, &tail, None, out, tally)?;
@@ -86,7 +65,7 @@ impl Encoder<'_> {
         }
         self.entries(one.key, c, items, out)?;
         if !one.part.last {
-            return Ok(Done::Written);
+            return Ok(());
         }
         let tail = Tail::parse(c, ty)?;
         let target = &self.settings.target;
@@ -141,7 +120,7 @@ impl Encoder<'_> {
         if let Some(idmp) = tail.idmp {
             self.idmp(one.key, first_node, nodes, idmp, out, tally)?;
         }
-        Ok(Done::Written)
+        Ok(())
     }
 
     fn entries(
@@ -434,6 +413,26 @@ impl Encoder<'_> {
         }
         Ok(())
     }
+}
+
+/// What stands behind the nodes of a stream, whichever part of it is at hand.
+fn tail_of<'a>(one: &One<'a, '_>) -> Result<Tail<'a>> {
+    let mut c = one.value;
+    for _ in 0..length(&mut c)? {
+        skip_string(&mut c)?;
+        skip_string(&mut c)?;
+    }
+    Tail::parse(&mut c, one.record.ty)
+}
+
+/// Whether a group has entries released by XNACK.
+pub(super) fn has_released(one: &One<'_, '_>) -> Result<bool> {
+    let mut released = false;
+    tail_of(one)?.groups.for_each(|group| {
+        released |= !group.nacked.is_empty();
+        Ok(())
+    })?;
+    Ok(released)
 }
 
 fn bulk_id(out: &mut Out<'_>, id: Id) {

@@ -39,53 +39,6 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::checksum(Crc64Redis, bytes)
 }
 
-/// The checksum of two pieces one after the other, from the checksum of each and the length of the
-/// second.
-///
-/// So workers can take the checksums of their parts of a file while the bytes are warm.
-pub fn combine(first: u64, second: u64, second_len: u64) -> u64 {
-    // To append n zero bytes to a piece is to multiply its checksum, as a polynomial, by x^8n. No
-    // initial or final value comes in the way, so the second piece is then just added.
-    let mut shifted = first;
-    let mut rest = second_len;
-    let mut power = POWERS.iter();
-    while let (true, Some(&power)) = (rest != 0, power.next()) {
-        if rest & 1 == 1 {
-            shifted = multiply(shifted, power);
-        }
-        rest >>= 1;
-    }
-    shifted ^ second
-}
-
-/// The polynomial, the bit of the highest power last.
-const POLYNOMIAL: u64 = 0x95AC_9329_AC4B_C9B5;
-
-/// x^8, x^16, x^32, … modulo the polynomial: what 1, 2, 4, … zero bytes multiply by.
-const POWERS: [u64; 64] = {
-    let mut powers = [0; 64];
-    powers[0] = 1 << (63 - 8);
-    let mut i = 1;
-    while i < 64 {
-        powers[i] = multiply(powers[i - 1], powers[i - 1]);
-        i += 1;
-    }
-    powers
-};
-
-/// The product of two polynomials modulo that of the checksum.
-const fn multiply(a: u64, mut b: u64) -> u64 {
-    let mut product = 0;
-    let mut bit = 64;
-    while bit > 0 {
-        bit -= 1;
-        // Masks instead of branches: the bits are a coin toss each.
-        product ^= b & (a >> bit & 1).wrapping_neg();
-        b = b >> 1 ^ POLYNOMIAL & (b & 1).wrapping_neg();
-    }
-    product
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,24 +74,6 @@ mod tests {
                 assert_eq!(crc.value(), expected, "{len} bytes, cut at {cut}");
             }
         }
-    }
-
-    #[test]
-    fn combines_pieces_of_every_kind() {
-        let bytes: Vec<u8> = (0..300_000u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8)
-            .collect();
-        let expected = crc64::crc64(0, &bytes);
-        for cut in [0, 1, 2, 63, 64, 65, 4095, 4096, 123_456, 299_999, 300_000] {
-            let (first, second) = bytes.split_at(cut);
-            assert_eq!(
-                combine(crc64(first), crc64(second), second.len() as u64),
-                expected,
-                "cut at {cut}"
-            );
-        }
-        // The longest length there is must not read past the table.
-        assert_eq!(combine(0, 7, u64::MAX), 7);
     }
 
     #[test]

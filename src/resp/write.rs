@@ -44,6 +44,13 @@ pub trait Blocks {
     fn recycle(&mut self, _buffer: Vec<u8>) {}
 }
 
+/// A place in the present block.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    pos: usize,
+    commands: u64,
+}
+
 /// Values from this size on are not copied together with others.
 pub const LARGE: usize = 64 << 10;
 
@@ -51,6 +58,8 @@ pub const LARGE: usize = 64 << 10;
 pub struct Out<'a> {
     buffer: Vec<u8>,
     pos: usize,
+    /// Position behind the last command that was ended.
+    whole: usize,
     block_bytes: usize,
     input: Bytes,
     blocks: &'a mut dyn Blocks,
@@ -123,6 +132,7 @@ impl<'a> Out<'a> {
         Out {
             buffer,
             pos: 0,
+            whole: 0,
             block_bytes,
             input,
             blocks,
@@ -137,9 +147,28 @@ impl<'a> Out<'a> {
         self.pos
     }
 
-    /// Takes back what was appended to the present block since `pos`.
-    pub fn truncate(&mut self, pos: usize) {
-        self.pos = self.pos.min(pos);
+    /// The present place, to come back to.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            pos: self.pos,
+            commands: self.commands,
+        }
+    }
+
+    /// Takes back what was appended since `mark`, which must have been taken since `handed_on` was last set to
+    /// `false`; `false` where some of it was handed on already.
+    pub fn take_back(&mut self, mark: Mark) -> bool {
+        if !self.handed_on {
+            self.pos = mark.pos;
+            self.whole = mark.pos;
+            self.commands = mark.commands;
+        }
+        !self.handed_on
+    }
+
+    /// Takes back a command that was begun and not ended.
+    pub fn drop_unfinished(&mut self) {
+        self.pos = self.whole;
     }
 
     /// Bytes of the present block from `from` on.
@@ -323,12 +352,19 @@ impl<'a> Out<'a> {
     /// Ends a command; a full block is handed on.
     #[inline]
     pub fn end(&mut self) -> Result<()> {
-        self.commands += 1;
+        self.end_in_block();
         if self.pos >= self.block_bytes {
             self.flush()
         } else {
             Ok(())
         }
+    }
+
+    /// Ends a command that must stay in the present block for now.
+    #[inline]
+    pub fn end_in_block(&mut self) {
+        self.commands += 1;
+        self.whole = self.pos;
     }
 
     /// Hands the present block on.
@@ -339,6 +375,7 @@ impl<'a> Out<'a> {
         let next = self.blocks.buffer();
         let buffer = std::mem::replace(&mut self.buffer, next);
         let used = std::mem::take(&mut self.pos);
+        self.whole = 0;
         self.handed_on = true;
         self.blocks
             .hand_on(Block::Owned { buffer, used }, self.first_db)
