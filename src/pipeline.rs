@@ -103,7 +103,7 @@ struct Budget {
 
 impl Budget {
     fn for_threads(threads: usize) -> Budget {
-        // Blocks stay in the cache of the core that fills them (`benches/compare`, mixed: 1 MiB is a tenth slower).
+        // Blocks stay in the cache of the core that fills them (`benches/README.md`).
         let block_bytes = 256 << 10;
         // A task's queue should hold all that a usual task gives, else its worker waits until its turn has come.
         // tasks × queue × block: 16 MiB for 2 threads, 128 MiB at the most.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::cli::converted;
+use crate::support::cli::{convert, converted};
 use crate::support::data::{DataSet, Value};
 use crate::support::resp::{commands, key_names, keys};
 use crate::support::server::Server;
@@ -249,4 +249,41 @@ fn a_filter_that_nothing_passes_writes_no_key_and_no_select() {
         "{}",
         String::from_utf8_lossy(&bytes)
     );
+}
+
+#[test]
+fn expiries_of_hash_fields_are_shifted_too_or_the_key_is_rejected() {
+    let snapshot = fixture("hash_ttl_redis-7.4.1_v12.rdb");
+    let times = |args: &[&str]| -> Vec<i64> {
+        commands(&converted(&[args, &[text(&snapshot)]].concat()))
+            .iter()
+            .filter(|command| command[0] == b"HPEXPIREAT")
+            .map(|command| text_of(&command[2]).parse().expect("a time"))
+            .collect()
+    };
+    let plain = times(&[]);
+    assert!(!plain.is_empty());
+    let later: Vec<i64> = plain.iter().map(|at| at + 3_600_000).collect();
+    // A payload cannot be changed inside, so these keys go as commands in restore mode as well.
+    for mode in ["commands", "restore", "auto"] {
+        assert_eq!(
+            times(&["--mode", mode, "--ttl-shift", "1h"]),
+            later,
+            "--mode {mode}"
+        );
+        assert_eq!(times(&["--mode", mode, "--no-ttl"]), Vec::<i64>::new());
+    }
+    let proxy = ["--dialect", "twemproxy", "--ttl-shift", "1h"];
+    let run = convert(&[&proxy[..], &[text(&snapshot)]].concat());
+    assert_eq!(run.code, 1);
+    assert!(
+        run.stderr
+            .contains("cannot be changed inside a RESTORE payload"),
+        "{}",
+        run.stderr
+    );
+}
+
+fn text_of(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
 }

@@ -145,6 +145,8 @@ pub(super) struct Encoder<'s> {
     pub room: Room,
     pub seen: check::Seen,
     pub stage: Vec<u8>,
+    /// Whether the last key was written as RESTORE.
+    pub restored: bool,
 }
 
 impl<'s, 'a> Worker<'s, 'a> {
@@ -173,6 +175,7 @@ impl<'s, 'a> Worker<'s, 'a> {
                 room: Room::new(unpack_limit),
                 seen: check::Seen::default(),
                 stage: Vec::new(),
+                restored: false,
             },
         }
     }
@@ -450,11 +453,10 @@ impl<'s, 'a> Worker<'s, 'a> {
 
     fn count_attributes(&mut self, record: &Key<'_>) {
         let attributes = &record.attributes;
-        // RESTORE carries them; its encoder has counted nothing in that case.
-        if attributes.meta.is_some() && !self.e.carries_meta(record) {
+        if attributes.meta.is_some() && !(self.e.restored && self.e.takes_meta()) {
             self.tally.limit(Limit::KeyMeta, 1);
         }
-        if self.e.goes_as_restore(record) && self.e.settings.target.has(Feature::RestoreAbsTtl) {
+        if self.e.restored && self.e.settings.target.has(Feature::RestoreAbsTtl) {
             return;
         }
         self.tally
@@ -564,20 +566,20 @@ impl Encoder<'_> {
             Mode::Auto => {
                 let hints =
                     record.attributes.idle_secs.is_some() || record.attributes.freq.is_some();
-                (record.ty != TypeByte::String || hints || record.attributes.meta.is_some())
-                    && self.settings.target.has(Feature::Restore)
-                    && self
-                        .settings
-                        .target
-                        .takes_payload(restore::version(record.ty))
+                self.only_restore(record.ty)
+                    || (record.ty != TypeByte::String || hints || record.attributes.meta.is_some())
+                        && self.settings.target.has(Feature::Restore)
+                        && self
+                            .settings
+                            .target
+                            .takes_payload(restore::version(record.ty))
             }
         }
     }
 
-    pub(super) fn carries_meta(&self, record: &Key<'_>) -> bool {
-        self.goes_as_restore(record)
-            && self.settings.target.has(Feature::KeyMeta)
-            && self.settings.target.takes_payload(13)
+    /// Whether RESTORE takes key metadata before the value.
+    pub(super) fn takes_meta(&self) -> bool {
+        self.settings.target.has(Feature::KeyMeta) && self.settings.target.takes_payload(13)
     }
 
     fn one<'a>(
@@ -589,15 +591,17 @@ impl Encoder<'_> {
         tally: &mut Tally,
     ) -> Result<Outcome> {
         let ty = one.record.ty;
+        self.restored = false;
         if self.goes_as_restore(&one.record) {
             skip_value(c)?;
             let large = c.pos() - one.value.pos() > AUTO_RESTORE_BYTES;
             let shifted = ty.has_field_expiry() && self.settings.transform.changes_expiry();
-            let by_commands = self.settings.mode == Mode::Auto && large || shifted;
-            if !by_commands || self.only_restore(ty) {
+            let cut = self.settings.mode == Mode::Auto && large && !self.only_restore(ty);
+            if !cut && !shifted {
                 match self.restore(one, c.pos(), out)? {
                     restore::Done::Outcome(outcome) => {
                         if matches!(outcome, Outcome::Written) {
+                            self.restored = true;
                             tally.as_restore += 1;
                             let unasked = self.settings.mode == Mode::Commands;
                             tally.limit(Limit::AsRestore, u64::from(unasked));
@@ -655,7 +659,10 @@ impl Encoder<'_> {
                 return Ok(Outcome::needs("XNACK", Feature::Xnack, target));
             }
             _ if self.only_restore(ty) => {
-                let error = "the value has no commands and RESTORE cannot carry it".to_owned();
+                // It is here, and not on its way as RESTORE, because the payload's expiries would have to change.
+                let error = "the expiries of its fields cannot be changed inside a RESTORE payload, and the \
+                             dialect has no commands for them"
+                    .to_owned();
                 return Ok(Outcome::Rejected {
                     command: "RESTORE",
                     error,

@@ -45,11 +45,7 @@ impl Encoder<'_> {
         let settings = self.settings;
         let target = &settings.target;
         let ty = one.record.ty;
-        let meta = one
-            .record
-            .attributes
-            .meta
-            .filter(|_| self.carries_meta(&one.record));
+        let meta = one.record.attributes.meta.filter(|_| self.takes_meta());
         let version = if meta.is_some() {
             version(ty).max(13)
         } else {
