@@ -61,7 +61,9 @@ Examples:
   redis-migration convert dump.rdb -o dump.resp
   redis-migration convert --db 0 --key 'user:*' dump.rdb.gz > users.resp
   redis-migration convert --mode restore --target-version 7.0 dump.rdb -o dump.resp
-  redis-migration convert --dialect twemproxy dump.rdb | nc -q 1 127.0.0.1 22121";
+  redis-migration convert --dialect twemproxy dump.rdb | nc -q 1 127.0.0.1 22121
+
+Exit codes are listed by redis-migration --help.";
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {

@@ -60,7 +60,7 @@ fn special<'a>(c: &mut Cursor<'a>, encoding: u8) -> Result<Str<'a>> {
 }
 
 /// Passes over a string without looking at its bytes.
-#[inline]
+#[inline(always)]
 pub fn skip_string(c: &mut Cursor<'_>) -> Result<()> {
     match length_or_special(c)? {
         Length::Len(n) => c.skip(n),
