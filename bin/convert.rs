@@ -257,8 +257,8 @@ fn ending(
             }
             _ => {
                 exit = Exit::of(&error);
-                let next =
-                    outcome::next_step(&error).map_or(String::new(), |n| format!(" Next: {n}."));
+                let next = outcome::next_step(&error, args.output.on_error.into())
+                    .map_or(String::new(), |n| format!(" Next: {n}."));
                 // Errors of the system name the file themselves; it may be the output.
                 let name = match error.kind() {
                     ErrorKind::Io { .. } => String::new(),

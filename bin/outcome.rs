@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use redis_migration::command::encode::OnError;
 use redis_migration::{Error, ErrorKind};
 
 /// How a run ends.
@@ -69,7 +70,10 @@ pub fn die_by_sigpipe() -> ! {
 }
 
 /// What a person can do about an error, where there is something.
-pub fn next_step(error: &Error) -> Option<&'static str> {
+pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
+    if on_error == OnError::Continue && Exit::of(error) == Exit::Corrupt {
+        return Some("compare what was kept with what you expect before you use it");
+    }
     Some(match error.kind() {
         ErrorKind::Checksum { .. } => {
             "the file was damaged after it was written: fetch it again, or save what can be read with --on-error continue"

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use bytes::Bytes;
 
 use crate::command::encode::{OnError, Settings, Worker};
-use crate::cursor::Cursor;
+use crate::cursor::{At, Cursor};
 use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
@@ -269,6 +269,15 @@ fn run(
         result?;
     }
     scan_result?;
+    if !format.is_known() {
+        // It was read to its end, as the user wished; whether it was understood, nobody knows.
+        return Err(Error::new(
+            ErrorKind::UnknownVersion {
+                magic: format.magic(),
+            },
+            At::file(0),
+        ));
+    }
     if input.changed() {
         return Err(Error::plain(ErrorKind::Changed));
     }
@@ -668,6 +677,20 @@ mod tests {
                 assert!(!out.ends_with(tail));
                 whole_commands(&out);
             }
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_stops_or_is_read_and_named() {
+        let file = b"REDIS0099\x00\x01a\x01b\xff\0\0\0\0\0\0\0\0";
+        for (on_error, commands) in [(OnError::Stop, 0), (OnError::Continue, 2)] {
+            let (out, report, _) = run(file, on_error, 1);
+            assert_eq!(whole_commands(&out), commands);
+            let error = report.error.expect("the version is unknown");
+            assert!(
+                matches!(error.kind(), ErrorKind::UnknownVersion { .. }),
+                "{error}"
+            );
         }
     }
 }

@@ -44,24 +44,29 @@ impl Format {
             [b'V', b'A', b'L', b'K', b'E', b'Y', digits @ ..] => (true, &digits[..]),
             _ => return Err(start.error(ErrorKind::NotRdb { found: shown })),
         };
-        let version = std::str::from_utf8(digits)
+        let format = std::str::from_utf8(digits)
             .ok()
             .filter(|d| d.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|d| d.parse().ok())
-            .filter(|&v: &u16| {
-                let known = if valkey {
-                    VALKEY.contains(&v)
-                } else {
-                    (1..=NEWEST_REDIS).contains(&v)
-                };
-                known || (lenient && v > 0)
-            })
-            .ok_or_else(|| start.error(ErrorKind::UnknownVersion { magic: shown }))?;
-        Ok(Format {
-            magic,
-            version,
-            valkey,
-        })
+            .filter(|&v: &u16| v > 0)
+            .map(|version| Format {
+                magic,
+                version,
+                valkey,
+            });
+        match format {
+            Some(format) if lenient || format.is_known() => Ok(format),
+            _ => Err(start.error(ErrorKind::UnknownVersion { magic: shown })),
+        }
+    }
+
+    /// Whether the version is one that this program was written for.
+    pub fn is_known(&self) -> bool {
+        if self.valkey {
+            VALKEY.contains(&self.version)
+        } else {
+            (1..=NEWEST_REDIS).contains(&self.version)
+        }
     }
 
     /// The nine bytes as text.
