@@ -296,6 +296,11 @@ impl<'a> Ids<'a> {
     }
 }
 
+/// Something is kept for each group and each consumer while a stream is read. No stream has so many; a file that
+/// says so would decide how much memory a run takes.
+const MOST_GROUPS: u64 = 1 << 20;
+const MOST_CONSUMERS: u64 = 4 << 20;
+
 impl<'a> Tail<'a> {
     /// Reads what stands behind the nodes.
     pub fn parse(c: &mut Cursor<'a>, ty: TypeByte) -> Result<Tail<'a>> {
@@ -319,7 +324,11 @@ impl<'a> Tail<'a> {
             tail.max_deleted = Id::lengths(c)?;
             tail.entries_added = length(c)?;
         }
+        let start = *c;
         tail.groups.count = count(c, 5, "groups")?;
+        if tail.groups.count > MOST_GROUPS {
+            return Err(start.error(ErrorKind::BadStream("has more than a million groups")));
+        }
         tail.groups.c = *c;
         for _ in 0..tail.groups.count {
             Group::parse(c, ty)?;
@@ -366,7 +375,13 @@ impl<'a> Group<'a> {
             c.skip(24)?;
             length(c)?;
         }
+        let at = *c;
         let nconsumers = count(c, 10, "consumers")?;
+        if nconsumers > MOST_CONSUMERS {
+            return Err(at.error(ErrorKind::BadStream(
+                "group has more than four million consumers",
+            )));
+        }
         let active_time = matches!(
             ty,
             TypeByte::StreamListpacks3 | TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5
