@@ -199,7 +199,6 @@ fn run(
         keep: 16 * threads,
     };
     let workers: Mutex<Vec<Worker<'_, '_>>> = Mutex::default();
-    let over = AtomicBool::new(false);
 
     let (scan_result, written) = std::thread::scope(|threads| {
         let (order, tasks) = sync_channel::<Pending>(budget.tasks);
@@ -212,12 +211,10 @@ fn run(
             tally: Tally::default(),
             dropped: None,
         };
-        let over = &over;
         let writing = std::thread::Builder::new()
             .name("writer".to_owned())
             .spawn_scoped(threads, move || {
                 let result = writer.run(tasks);
-                over.store(true, Ordering::Relaxed);
                 (result, writer.tally)
             })
             .map_err(|e| Error::io("threads cannot be started", e));
