@@ -160,8 +160,8 @@ pub enum ErrorKind {
     /// Key metadata (FORMAT §3.4).
     #[error("key metadata {0}")]
     BadKeyMeta(&'static str),
-    /// The same member twice in a packed value; servers refuse it under deep check.
-    #[error("{0} occurs twice in a packed value")]
+    /// The same member twice; servers refuse it, in packed values under deep check only.
+    #[error("{0} occurs twice")]
     Duplicate(&'static str),
     /// Packed sorted set out of order.
     #[error("packed sorted set is not ordered by score")]

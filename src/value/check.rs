@@ -48,7 +48,9 @@ pub fn check(
     }
     let head = Head::parse(c, ty, templates)?;
     let items = head.items;
-    // Only packed values are searched for duplicates: servers search the others themselves, always.
+    // Servers rely on packed values to have no duplicates, so these are always searched. In the others servers
+    // find them while they load, whatever the settings; they are searched here too, so that the file is refused and
+    // not the destination, but for huge ones, where that would take many walks.
     let packed = matches!(
         ty,
         TypeByte::SetListpack
@@ -60,6 +62,7 @@ pub fn check(
             | TypeByte::HashListpackEx
             | TypeByte::HashListpackExPreGa
     );
+    let searched = packed || items <= Seen::MOST as u64;
     match ty.kind() {
         Kind::List => list::for_each(c, ty, items, room, boundary, |_| {
             *elements += 1;
@@ -72,7 +75,7 @@ pub fn check(
             }
             *elements = members.len() as u64;
         }
-        Kind::Set => search(packed, seen, "a member", &start, c, |c, see| {
+        Kind::Set => search(searched, seen, "a member", &start, c, |c, see| {
             *elements = 0;
             set::for_each(c, ty, items, room, boundary, |member| {
                 *elements += 1;
@@ -81,7 +84,7 @@ pub fn check(
         })?,
         Kind::Zset => {
             let mut previous = f64::NEG_INFINITY;
-            search(packed, seen, "a member", &start, c, |c, see| {
+            search(searched, seen, "a member", &start, c, |c, see| {
                 *elements = 0;
                 previous = f64::NEG_INFINITY;
                 zset::for_each(c, ty, items, room, boundary, |member, score| {
@@ -104,7 +107,7 @@ pub fn check(
                 head,
             };
             let mut last_expiry = 0;
-            search(packed, seen, "a field", &start, c, |c, see| {
+            search(searched, seen, "a field", &start, c, |c, see| {
                 *elements = 0;
                 last_expiry = 0;
                 hash::for_each(c, ty, items, source, room, boundary, |field, _, expiry| {
@@ -152,17 +155,17 @@ pub fn check(
     Ok(found)
 }
 
-/// Runs a walk and, for packed values, finds elements that occur twice. `walk` is called again where
+/// Runs a walk and, where `searched`, finds elements that occur twice. `walk` is called again where
 /// there are so many elements that they are searched a part at a time.
 fn search<'a>(
-    packed: bool,
+    searched: bool,
     seen: &mut Seen,
     what: &'static str,
     start: &Cursor<'_>,
     c: &mut Cursor<'a>,
     mut walk: impl FnMut(&mut Cursor<'a>, &mut dyn FnMut(Element<'_>) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
-    if !packed {
+    if !searched {
         return walk(c, &mut |_| Ok(()));
     }
     let from = *c;
