@@ -118,14 +118,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// A cursor over the next `n` bytes only, with the same offsets.
-    pub fn window(&mut self, n: usize) -> Result<Cursor<'a>> {
+    pub fn window(&mut self, n: u64) -> Result<Cursor<'a>> {
         let base = self.base + self.pos as u64;
         let (unpacked, from) = (self.unpacked, self.pos);
-        let data = self.take(n)?;
+        let data = self.take_len(n)?;
         if unpacked {
             // Keep counting from the start of the unpacked bytes.
             Ok(Cursor {
-                data: &self.data[..from + n],
+                data: &self.data[..from + data.len()],
                 pos: from,
                 base: self.base,
                 unpacked,

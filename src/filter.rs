@@ -110,11 +110,6 @@ impl Filter {
             && self.size.is_none()
             && self.ttl.is_none()
     }
-
-    /// Whether the verdict needs the value's size, for which it must be passed over first.
-    pub fn needs_size(&self) -> bool {
-        self.size.is_some()
-    }
 }
 
 /// Builds the patterns of `--key` (globs) and `--key-regex` into one set; `None` where there are none.

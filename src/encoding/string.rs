@@ -169,11 +169,7 @@ pub fn blob<'a: 's, 's>(c: &mut Cursor<'a>, scratch: &'s mut Scratch) -> Result<
     let start = *c;
     let at = c.at();
     match length_or_special(c)? {
-        Length::Len(n) if n <= c.remaining() as u64 => c.window(n as usize),
-        Length::Len(n) => {
-            c.skip(n)?;
-            Err(start.error(ErrorKind::BadLength(0)))
-        }
+        Length::Len(n) => c.window(n),
         Length::Special(encoding) => match special(c, encoding)? {
             Str::Lzf {
                 packed,

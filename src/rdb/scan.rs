@@ -9,7 +9,7 @@ use crate::cursor::{At, Cursor};
 use crate::encoding::crc64::Crc64;
 use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::value::{Cut, Room, Templates, check, skip};
+use crate::value::{Cut, Templates, skip};
 
 /// A piece of work for one worker. Which tasks a file gives depends on the file alone, never on the
 /// number of workers.
@@ -120,7 +120,7 @@ pub struct Scanner<'a> {
     cut_keys: bool,
     ended: bool,
     failed: Option<Error>,
-    room: Room,
+    scratch: Scratch,
     data: &'a [u8],
     /// What was found out so far.
     pub info: FileInfo,
@@ -146,7 +146,7 @@ impl<'a> Scanner<'a> {
             cut_keys,
             ended: false,
             failed: None,
-            room: Room::new(1 << 20),
+            scratch: Scratch::new(1 << 20),
             data,
             info: FileInfo::default(),
         })
@@ -251,7 +251,7 @@ impl<'a> Scanner<'a> {
                             at,
                         ));
                     }
-                    check::check_names(names, self.file, &mut self.room)?;
+                    names.check(self.file, &mut self.scratch)?;
                     if !Arc::make_mut(&mut self.templates).insert(id, names) {
                         let what = "id occurs twice, or there are over a million templates";
                         return Err(Error::new(ErrorKind::BadTemplate(what), at));

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 
 use super::hash::Source;
 use super::stream::{Id, PendingIndex, Tail, for_each_entry};
-use super::{Head, Kind, Names, Room, Templates, TypeByte, array, hash, list, module, set, zset};
+use super::{Head, Kind, Room, Templates, TypeByte, array, hash, list, module, set, zset};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
 use crate::encoding::intset::Intset;
@@ -333,9 +333,4 @@ fn check_group(group: &super::stream::Group<'_>, room: &mut Room, seen: &Seen) -
         return Err(broken("has a pending entry without an owner"));
     }
     Ok(())
-}
-
-/// Checks a template's names; called once for each template of a file.
-pub fn check_names(names: Names, file: Cursor<'_>, room: &mut Room) -> Result<()> {
-    names.check(file, &mut room.one)
 }
