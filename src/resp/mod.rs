@@ -1,3 +1,4 @@
 //! RESP, the protocol of Redis.
 
+pub mod parse;
 pub mod write;
