@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use redis_migration::command::encode::{Mode, OnError, OnExist, Settings};
+use redis_migration::command::rewrite::LogRules;
 use redis_migration::command::target::{Dialect, Target, Version};
 use redis_migration::filter::{Filter, patterns};
 use redis_migration::pipeline::Checksum;
 use redis_migration::transform::Transform;
 
-use crate::values::{Bytes, DbPair, Millis, Moment, PrefixPair, Sizes, Ttls};
+use crate::values::{Bytes, DbPair, Limit, LogTime, Millis, Moment, PrefixPair, Sizes, Ttls};
 
 /// Moves Redis data that is in files.
 ///
@@ -70,6 +71,8 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub input: InputArgs,
     #[command(flatten)]
+    pub logs: LogArgs,
+    #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub form: FormArgs,
@@ -111,6 +114,55 @@ pub struct InputArgs {
     /// no name and vanish with the program.
     #[arg(long, value_name = "DIR")]
     pub tmp_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Append-only files")]
+pub struct LogArgs {
+    /// Go on when the end is reached: write what its server appends, until interrupted
+    ///
+    /// Like tail -F, and it knows the format: nothing but whole commands and whole transactions, each within a tenth of
+    /// a second; rewrites and new incremental files are followed without repeating anything. The input may appear
+    /// later. With -o, FILE grows and has its name from the start.
+    #[arg(long)]
+    pub follow: bool,
+    /// Remember in FILE how far the log was read; the same command started again goes on there
+    ///
+    /// It is written when the output is. A log that is not the same any more ends the run with exit code 5. Where the
+    /// output is a file, what a killed run wrote behind its last checkpoint is taken back first, so that no command is
+    /// lost or doubled in it.
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Read no further: a byte offset in the last file, or a time, held against the #TS lines
+    ///
+    /// An offset is a number, also as 0x1f40; a time is RFC 3339, or Unix seconds as @1795392000. Whole commands and
+    /// whole transactions only; of a time, what stands before the first #TS that is later.
+    #[arg(long, value_name = "TIME|OFFSET")]
+    pub until: Option<Limit>,
+    /// A log that ends within a command or a transaction is an error (exit code 3)
+    ///
+    /// Otherwise what is whole is written, as Redis does it, the rest is reported, and the exit code is 1.
+    #[arg(long)]
+    pub strict: bool,
+    /// Read commands as servers do that load a file: line ends and numbers may be sloppy
+    #[arg(long)]
+    pub lenient: bool,
+    /// When relative expiries were logged, where the log has no #TS lines: a time, or mtime for the file's own
+    ///
+    /// EXPIRE, SETEX and their like count from the moment they were logged. Logs of servers up to 3.0, and command
+    /// files, may hold such commands; without this flag they are refused.
+    #[arg(long, value_name = "TIME|mtime")]
+    pub log_time: Option<LogTime>,
+    /// Commands that no known server has: refuse them, or let them pass as they stand
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "stop")]
+    pub unknown_commands: UnknownArg,
+    /// Expiries nearer than this wait until the end of the log
+    ///
+    /// A log is replayed later than it was written: a key whose time has passed meanwhile would vanish before the
+    /// command comes that renews it. So nearer expiries are first written as this far ahead, and their true times
+    /// behind the log. It should be longer than it takes until the output is loaded. 0 writes all times at once.
+    #[arg(long, value_name = "DUR", default_value = "1d")]
+    pub hold: Millis,
 }
 
 #[derive(Debug, Args)]
@@ -300,6 +352,7 @@ choice!(DialectArg {
 choice!(OnExistArg {
     Replace => OnExist::Replace, Merge => OnExist::Merge, Fail => OnExist::Fail
 } -> OnExist);
+choice!(UnknownArg { Stop => false, Pass => true } -> bool);
 choice!(ExpiredArg { Skip => false, Keep => true } -> bool);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -371,6 +424,7 @@ impl ConvertArgs {
                 add_prefix: transform.add_prefix.clone().into_bytes(),
                 no_ttl: transform.no_ttl,
                 ttl_shift_ms: transform.ttl_shift.map_or(0, |m| m.0),
+                hold_until_ms: None,
             },
             target: Target {
                 dialect,
@@ -382,6 +436,9 @@ impl ConvertArgs {
             batch_elements: form.batch_elements.unwrap_or(elements),
             batch_bytes: form.batch_bytes.map_or(bytes, |b| b.0 as usize),
             no_functions: form.no_functions,
+            log: LogRules {
+                pass_unknown: self.logs.unknown_commands.into(),
+            },
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `convert`: snapshots → a RESP command file.
+//! `convert`: snapshots and logs → a RESP command file.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
@@ -9,18 +9,19 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
 use jiff::Timestamp;
+use redis_migration::aof::checkpoint::Checkpoint;
 use redis_migration::command::encode::Settings;
 use redis_migration::error::show_key;
-use redis_migration::input::{Input, OpenOptions};
-use redis_migration::pipeline::{self, Checksum, Options, Progress, Report, Stream};
+use redis_migration::pipeline::{Checksum, Options, Progress};
 use redis_migration::sink::file::{FileSink, OpenError};
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{ChecksumArg, ConvertArgs, SummaryArg};
+use crate::job::{Ended, Inputs, Job};
 use crate::outcome::{self, Exit};
-use crate::report::{InputSummary, Log, Shown, Summary};
+use crate::report::{Log, Shown};
 
 /// After a signal the run gets this long to end by itself: it may be waiting in a read or a write.
 const GRACE: Duration = Duration::from_secs(2);
@@ -47,11 +48,18 @@ pub fn run(args: &ConvertArgs) -> Exit {
             return exit;
         }
     };
+    if let Err(text) = check(args) {
+        log.failure(&text);
+        return Exit::Usage;
+    }
     // A name that is mistyped should be found before hours of work on the inputs before it.
     for path in args.input.inputs.iter().filter(|p| *p != Path::new("-")) {
-        if let Err(error) = std::fs::metadata(path) {
-            log.failure(&format!("{}: cannot be opened: {error}", path.display()));
-            return Exit::LocalFile;
+        match std::fs::metadata(path) {
+            Err(error) if !args.logs.follow => {
+                log.failure(&format!("{}: cannot be opened: {error}", path.display()));
+                return Exit::LocalFile;
+            }
+            _ => {}
         }
     }
     warn_of_merging(&settings, log);
@@ -122,11 +130,32 @@ fn convert<'a>(
             exit
         })
     };
-    let mut sink = match open_sink(args) {
+    let inputs = match Inputs::open(args, progress, log) {
+        Ok(inputs) => inputs,
+        Err((name, error)) => {
+            return Box::new(move |signal| not_opened(args, &name, &error, signal, log));
+        }
+    };
+    let mut settings = settings.clone();
+    if inputs.holds {
+        let filter = &mut settings.filter;
+        if filter.size.is_some() || filter.ttl.is_some() {
+            return fail(
+                "--size and --ttl choose by what the commands of a log do not show".to_owned(),
+                Exit::Usage,
+            );
+        }
+        // What follows takes for granted that every key is there.
+        filter.keep_expired = true;
+        if args.logs.hold.0 > 0 {
+            settings.transform.hold_until_ms = Some(filter.now_ms.saturating_add(args.logs.hold.0));
+        }
+    }
+    let sink = match open_sink(args, inputs.checkpoint()) {
         Ok(sink) => sink,
         Err((text, exit)) => return fail(text, exit),
     };
-    let mut rejects = match Rejects::create(args, log) {
+    let rejects = match Rejects::create(args, log) {
         Ok(rejects) => rejects,
         Err(text) => return fail(text, Exit::LocalFile),
     };
@@ -138,101 +167,59 @@ fn convert<'a>(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.input.threads.map_or(cores, usize::from);
     let options = Options { threads, checksum };
-    let mut stream = Stream::default();
-    let mut inputs = Vec::new();
-    let mut failed: Option<Error> = None;
-    for path in &args.input.inputs {
-        let opened = Input::open(
-            path,
-            &OpenOptions {
-                no_mmap: args.input.no_mmap,
-            },
-            &progress.stop,
-        );
-        let (name, bytes, report) = match opened {
-            Ok(input) => {
-                let report = pipeline::convert(
-                    &input,
-                    settings,
-                    &options,
-                    &mut stream,
-                    &mut sink,
-                    &mut |reject| rejects.add(reject),
-                    progress,
-                );
-                (input.name.clone(), input.file_bytes, report)
-            }
-            Err(error) => {
-                let name = if path == Path::new("-") {
-                    "stdin".to_owned()
-                } else {
-                    path.display().to_string()
-                };
-                (
-                    name,
-                    0,
-                    Report {
-                        error: Some(error),
-                        ..Report::default()
-                    },
-                )
-            }
-        };
-        let mut report = report;
-        failed = report.error.take();
-        let error = failed.as_ref().map(|e| e.describe(args.manners.hide_keys));
-        inputs.push(InputSummary {
-            name,
-            bytes,
-            report,
-            error,
-        });
-        if failed.is_some() {
-            break;
-        }
+    let mut job = Job::new(args, &settings, options, log, progress, sink, rejects);
+    job.run(inputs);
+    let ended = job.end();
+    Box::new(move |signal| ending(args, ended, signal, log, started))
+}
+
+/// An input, or the checkpoint, could not be opened: nothing was begun.
+fn not_opened(
+    args: &ConvertArgs,
+    name: &str,
+    error: &Error,
+    signal: Option<i32>,
+    log: Log,
+) -> Exit {
+    if let (ErrorKind::Stopped, Some(signal)) = (error.kind(), signal) {
+        log.failure(&format!("{name}: interrupted; nothing was written"));
+        return Exit::Signal(signal);
     }
-    let rejected = rejects.finish();
-    let output = args
-        .output
-        .output
-        .as_ref()
-        .map_or("stdout".to_owned(), |p| p.display().to_string());
-    let bytes_out = progress.bytes_out.load(Ordering::Relaxed);
-    let summary = Summary {
-        inputs,
-        bytes_out,
-        seconds: 0.0,
-        output,
-        exit: Exit::Done,
+    let next = outcome::next_step(error, args.output.on_error.into())
+        .map_or(String::new(), |n| format!(" Next: {n}."));
+    // Errors of the system name the file themselves.
+    let name = match error.kind() {
+        ErrorKind::Io { .. } | ErrorKind::BadCheckpoint { .. } => String::new(),
+        _ => format!("{name}: "),
     };
-    Box::new(move |signal| ending(args, summary, sink, failed, rejected, signal, log, started))
+    log.failure(&format!(
+        "{name}{}. Nothing was written.{next}",
+        error.describe(args.manners.hide_keys)
+    ));
+    Exit::of(error)
 }
 
 /// The ending tells the truth: what failed, what was written all the same and where it is, the summary, and the
 /// exit code.
-#[allow(clippy::too_many_arguments)] // all that is known at the end
 fn ending(
     args: &ConvertArgs,
-    mut summary: Summary,
-    sink: FileSink,
-    failed: Option<Error>,
-    rejected: Result<u64, String>,
+    ended: Ended,
     signal: Option<i32>,
     log: Log,
     started: Instant,
 ) -> Exit {
+    let Ended {
+        mut summary,
+        sink,
+        failed,
+        rejected,
+        torn,
+    } = ended;
     let hide = args.manners.hide_keys;
     if failed.as_ref().is_some_and(outcome::is_broken_pipe) {
         outcome::die_by_sigpipe();
     }
-    let keys: u64 = summary.inputs.iter().map(|i| i.report.tally.written).sum();
-    let place = sink
-        .partial()
-        .map_or(summary.output.clone(), |p| p.display().to_string());
-    let mut exit = Exit::Done;
-    if failed.is_some() {
-        summary.output = place.clone();
-    }
+    let mut exit = if torn { Exit::Rejected } else { Exit::Done };
     if let Some(error) = failed {
         let name = summary
             .inputs
@@ -242,17 +229,18 @@ fn ending(
             sink.discard();
             "nothing was written".to_owned()
         } else {
-            format!(
-                "{} keys before it were written to {place}",
-                HumanCount(keys)
-            )
+            summary.left()
         };
         match (error.kind(), signal) {
             (ErrorKind::Stopped, Some(signal)) => {
                 exit = Exit::Signal(signal);
                 let left = left.replace(" before it", "");
+                let next = match (&args.logs.checkpoint, args.logs.follow) {
+                    (Some(_), true) => format!("go on: {}", command_line()),
+                    _ => "start over".to_owned(),
+                };
                 log.failure(&format!(
-                    "{name}: interrupted; {left}. Run the same command again to start over."
+                    "{name}: interrupted; {left}. Run the same command again to {next}"
                 ));
             }
             _ => {
@@ -271,14 +259,6 @@ fn ending(
                 ));
             }
         }
-    } else if let Err(error) = sink.finish() {
-        exit = Exit::of(&error);
-        log.failure(&format!("{}", error));
-        summary
-            .inputs
-            .last_mut()
-            .into_iter()
-            .for_each(|i| i.error = Some(error.to_string()));
     }
     match rejected {
         Ok(0) => {}
@@ -300,6 +280,7 @@ fn ending(
         }
     }
     summary.exit = exit;
+    summary.torn = torn;
     summary.seconds = started.elapsed().as_secs_f64();
     match args.manners.summary {
         // Where nothing was read there is nothing to sum up; the failure has said all.
@@ -315,6 +296,41 @@ fn ending(
         }
     }
     exit
+}
+
+/// What was started, to be started again; words are quoted where a shell would take them apart.
+fn command_line() -> String {
+    let plain = |b: char| b.is_alphanumeric() || "-_=./:,@+%".contains(b);
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| {
+            let word = word.to_string_lossy();
+            if !word.is_empty() && word.chars().all(plain) {
+                word.into_owned()
+            } else {
+                format!("'{}'", word.replace('\'', "'\\''"))
+            }
+        })
+        .collect();
+    words.join(" ")
+}
+
+/// What cannot be asked for together.
+fn check(args: &ConvertArgs) -> Result<(), String> {
+    let logs = &args.logs;
+    let several = args.input.inputs.len() > 1;
+    let stdin = args.input.inputs.iter().any(|p| p == Path::new("-"));
+    for (given, flag) in [
+        (logs.follow, "--follow"),
+        (logs.checkpoint.is_some(), "--checkpoint"),
+    ] {
+        if given && several {
+            return Err(format!("{flag} takes one input: a file or a directory"));
+        }
+        if given && stdin {
+            return Err(format!("{flag} needs a file or a directory, not stdin"));
+        }
+    }
+    Ok(())
 }
 
 fn capital(text: &str) -> String {
@@ -342,10 +358,23 @@ fn lock(path: &Path) -> Result<File, (String, Exit)> {
     }
 }
 
-fn open_sink(args: &ConvertArgs) -> Result<FileSink, (String, Exit)> {
+fn open_sink(
+    args: &ConvertArgs,
+    checkpoint: Option<&Checkpoint>,
+) -> Result<FileSink, (String, Exit)> {
     match &args.output.output {
         Some(path) if path != Path::new("-") => {
-            FileSink::create(path, args.output.force).map_err(|e| {
+            let force = args.output.force;
+            let opened = if args.logs.follow {
+                // What an earlier run wrote there is gone on with; its checkpoint knows it.
+                FileSink::append(path, force, |now| {
+                    let known = checkpoint.and_then(|c| c.output.file.as_ref());
+                    known.is_some_and(|known| (known.dev, known.inode) == (now.dev, now.inode))
+                })
+            } else {
+                FileSink::create(path, force)
+            };
+            opened.map_err(|e| {
                 let exit = match e {
                     OpenError::Exists(_) => Exit::Policy,
                     OpenError::Busy(_) => Exit::Locked,
@@ -376,7 +405,7 @@ fn warn_of_merging(settings: &Settings, log: Log) {
 }
 
 /// Keys that could not be written: into a CSV file, and the first few to stderr.
-struct Rejects {
+pub struct Rejects {
     csv: Option<csv::Writer<File>>,
     name: String,
     count: u64,
@@ -410,7 +439,7 @@ impl Rejects {
         })
     }
 
-    fn add(&mut self, reject: &Reject) -> redis_migration::Result<()> {
+    pub fn add(&mut self, reject: &Reject) -> redis_migration::Result<()> {
         self.count += 1;
         let db = reject.db.map_or(String::new(), |db| db.to_string());
         if self.count <= Self::SHOWN {
@@ -448,7 +477,7 @@ impl Rejects {
         })
     }
 
-    fn finish(mut self) -> Result<u64, String> {
+    pub fn finish(mut self) -> Result<u64, String> {
         if let Some(csv) = &mut self.csv {
             csv.flush()
                 .map_err(|e| format!("{} cannot be written: {e}", self.name))?;

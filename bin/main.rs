@@ -4,6 +4,7 @@
 
 mod args;
 mod convert;
+mod job;
 mod outcome;
 mod report;
 mod values;

@@ -45,7 +45,12 @@ impl Exit {
     pub fn of(error: &Error) -> Exit {
         match error.kind() {
             ErrorKind::Io { .. } => Exit::LocalFile,
-            ErrorKind::Databases(_) => Exit::Policy,
+            ErrorKind::Databases(_)
+            | ErrorKind::Command { .. }
+            | ErrorKind::LogGone(_)
+            | ErrorKind::NoTimes
+            | ErrorKind::BaseTooNew
+            | ErrorKind::BadCheckpoint { .. } => Exit::Policy,
             _ => Exit::Corrupt,
         }
     }
@@ -84,9 +89,33 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
         ErrorKind::UnknownVersion { .. } | ErrorKind::UnknownType { .. } => {
             "a newer redis-migration may know it; --on-error continue keeps what stands before it"
         }
-        ErrorKind::NotRdb { .. } => "is it the right file? A snapshot begins with REDIS or VALKEY",
+        ErrorKind::NotRdb { .. } => {
+            "is it the right file? A snapshot begins with REDIS or VALKEY, an append-only file with * or #"
+        }
+        ErrorKind::BadLog { .. } => {
+            "what stands before was written. If nothing of use stands behind, cut a copy of the file there; servers do so with redis-check-aof --fix"
+        }
+        ErrorKind::TornLog { .. } => "was it copied while it was written? Fetch it again",
+        ErrorKind::Command { .. } => {
+            "--on-error continue leaves out such commands and lists them with --rejects FILE; --not-key and --not-db leave them out by name"
+        }
+        ErrorKind::MissingPart { .. } => {
+            "was the directory copied while the server rewrote its log? Copy it again, all files of one moment"
+        }
+        ErrorKind::NoManifest { .. } => {
+            "name the directory that holds the manifest, usually appendonlydir"
+        }
+        ErrorKind::SeveralManifests { .. } => "name the manifest instead of the directory",
+        ErrorKind::NoTimes => "give a byte offset instead",
+        ErrorKind::BaseTooNew => "an older backup is needed",
+        ErrorKind::BadManifest { .. } | ErrorKind::BadPart { .. } => {
+            "servers would refuse it too; compare it with the files beside it"
+        }
+        ErrorKind::BadCheckpoint { .. } => {
+            "is it the right file? To start over, remove it and empty the destination"
+        }
         ErrorKind::Packed { .. } => "fetch the file again",
-        ErrorKind::OtherKind(_) | ErrorKind::AofTail | ErrorKind::Vkcs | ErrorKind::Changed => {
+        ErrorKind::OtherKind(_) | ErrorKind::LogGone(_) | ErrorKind::Vkcs | ErrorKind::Changed => {
             return None;
         }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use redis_migration::pipeline::{Progress, Report};
-use redis_migration::tally::Tally;
+use redis_migration::tally::{LogTally, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -98,16 +98,24 @@ impl Shown {
             progress.total.load(Ordering::Relaxed),
         );
         let keys = HumanCount(progress.keys.load(Ordering::Relaxed));
+        let commands = progress.commands.load(Ordering::Relaxed);
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done.min(total));
-            bar.set_message(format!("{keys} keys"));
+            bar.set_message(match commands {
+                0 => format!("{keys} keys"),
+                some => format!("{keys} keys, {} commands", HumanCount(some)),
+            });
         } else if self.last.elapsed() >= self.interval {
             self.last = Instant::now();
             let out = HumanBytes(progress.bytes_out.load(Ordering::Relaxed));
             let percent = (done * 100).checked_div(total).unwrap_or(0);
+            let read = match commands {
+                0 => format!("{keys} keys"),
+                some => format!("{keys} keys and {} commands", HumanCount(some)),
+            };
             self.log
-                .info(&format!("{percent}%: {keys} keys read, {out} written"));
+                .info(&format!("{percent}%: {read} read, {out} written"));
         }
     }
 
@@ -125,6 +133,8 @@ pub struct Summary {
     pub bytes_out: u64,
     pub seconds: f64,
     pub output: String,
+    /// Whether a log ended within a command, which was left out.
+    pub torn: bool,
     pub exit: Exit,
 }
 
@@ -159,6 +169,16 @@ impl From<&Tally> for Keys {
     }
 }
 
+fn log_json(log: &LogTally) -> Value {
+    json!({
+        "read": log.read,
+        "written": log.written,
+        "filtered": log.filtered,
+        "rejected": log.rejected,
+        "transactions": log.transactions,
+    })
+}
+
 impl Summary {
     fn total(&self) -> Tally {
         let mut total = Tally::default();
@@ -170,6 +190,24 @@ impl Summary {
 
     fn bytes_in(&self) -> u64 {
         self.inputs.iter().map(|i| i.bytes).sum()
+    }
+
+    /// What a run that failed leaves behind.
+    pub fn left(&self) -> String {
+        let total = self.total();
+        let n = HumanCount;
+        let mut what = Vec::new();
+        if total.written > 0 || total.log.written == 0 {
+            what.push(format!("{} keys", n(total.written)));
+        }
+        if total.log.written > 0 {
+            what.push(format!("{} commands of the log", n(total.log.written)));
+        }
+        format!(
+            "{} before it were written to {}",
+            what.join(" and "),
+            self.output
+        )
     }
 
     pub fn text(&self, log: Log) {
@@ -191,14 +229,40 @@ impl Summary {
                 input.name, input.report.magic
             ));
         }
-        log.info(&format!(
-            "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
-            n(total.read),
-            n(total.written),
-            n(total.filtered),
-            n(total.expired),
-            n(total.rejected)
-        ));
+        let logs = self
+            .inputs
+            .iter()
+            .any(|i| i.report.magic.contains("append-only"));
+        if total.read > 0 || !logs {
+            log.info(&format!(
+                "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
+                n(total.read),
+                n(total.written),
+                n(total.filtered),
+                n(total.expired),
+                n(total.rejected)
+            ));
+        }
+        if logs {
+            let counts = total.log;
+            let transactions = match counts.transactions {
+                0 => String::new(),
+                some => format!(", in {} transactions and outside", n(some)),
+            };
+            log.info(&format!(
+                "commands of the log: {} read = {} written + {} filtered + {} rejected{transactions}",
+                n(counts.read),
+                n(counts.written),
+                n(counts.filtered),
+                n(counts.rejected)
+            ));
+        }
+        if total.settled > 0 {
+            log.info(&format!(
+                "{} near expiries were written behind the log with their true times",
+                n(total.settled)
+            ));
+        }
         if total.libraries + total.libraries_rejected > 0 {
             log.info(&format!(
                 "function libraries and scripts: {} written, {} rejected",
@@ -213,14 +277,18 @@ impl Summary {
                 0
             }
         };
+        let (what, things) = match total.read {
+            0 if logs => ("commands", total.log.read),
+            keys => ("keys", keys),
+        };
         log.info(&format!(
-            "{} commands, {} to {} in {:.2} s ({} in/s, {} keys/s)",
+            "{} commands, {} to {} in {:.2} s ({} in/s, {} {what}/s)",
             n(total.commands),
             HumanBytes(self.bytes_out),
             self.output,
             self.seconds,
             HumanBytes(rate(self.bytes_in())),
-            n(rate(total.read)),
+            n(rate(things)),
         ));
         for (limit, count) in &total.limits {
             log.warning(&format!("{} {}", n(*count), limit.sentence()));
@@ -250,6 +318,9 @@ impl Summary {
             "keys": Keys::from(&total),
             "libraries": {"written": total.libraries, "rejected": total.libraries_rejected},
             "commands": total.commands,
+            "log": log_json(&total.log),
+            "settled_expiries": total.settled,
+            "torn": self.torn,
             "bytes_in": self.bytes_in(),
             "bytes_out": self.bytes_out,
             "seconds": self.seconds,
@@ -264,6 +335,7 @@ impl Summary {
                 "bytes_behind_its_end": i.report.info.trailing,
                 "checksum": i.report.info.has_checksum,
                 "keys": Keys::from(&i.report.tally),
+                "log": log_json(&i.report.tally.log),
                 "error": i.error,
             })).collect::<Vec<_>>(),
         })
@@ -298,6 +370,17 @@ impl Summary {
             "Keys read by the last run.",
             "gauge",
             &[("", total.read.to_string())],
+        );
+        let log = &total.log;
+        family(
+            "log_commands",
+            "Commands of logs of the last run by what became of them.",
+            "gauge",
+            &[
+                ("{fate=\"written\"}", log.written.to_string()),
+                ("{fate=\"filtered\"}", log.filtered.to_string()),
+                ("{fate=\"rejected\"}", log.rejected.to_string()),
+            ],
         );
         family(
             "commands",

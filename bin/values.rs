@@ -78,6 +78,54 @@ impl FromStr for Moment {
     }
 }
 
+/// Where a log is to be read no further: a byte offset as messages print it, or a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Decimal, or hexadecimal behind `0x`.
+    Offset(u64),
+    /// RFC 3339, or Unix seconds behind `@`.
+    Time(Moment),
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let offset = match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        match (offset, text.strip_prefix('@')) {
+            (Some(offset), _) => Ok(Limit::Offset(offset)),
+            (None, Some(seconds)) => match seconds.parse::<i64>() {
+                Ok(seconds) => Ok(Limit::Time(Moment(seconds.saturating_mul(1000)))),
+                Err(_) => Err(format!("{seconds:?} is no number of seconds")),
+            },
+            (None, None) => text.parse::<Timestamp>().map(|t| Limit::Time(Moment(t.as_millisecond()))).map_err(|_| {
+                format!("{text:?} is neither a byte offset nor a time; write for example 0x1f40, 2026-11-23T03:00:00Z or @1795392000")
+            }),
+        }
+    }
+}
+
+/// A moment, or `mtime`: when a file was last written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTime {
+    At(Moment),
+    Mtime,
+}
+
+impl FromStr for LogTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("mtime") {
+            return Ok(LogTime::Mtime);
+        }
+        text.parse().map(LogTime::At)
+    }
+}
+
 /// `A..B`, `A..`, `..B`; both ends included.
 fn range<T: FromStr<Err = String>>(text: &str) -> Result<(Option<T>, Option<T>), String> {
     let (from, to) = text
@@ -189,6 +237,15 @@ mod tests {
         );
         assert_eq!("1795392000".parse(), Ok(Moment(1_795_392_000_000)));
         assert_eq!("1795392000123".parse(), Ok(Moment(1_795_392_000_123)));
+        assert_eq!("0x1f40".parse(), Ok(Limit::Offset(8000)));
+        assert_eq!("8000".parse(), Ok(Limit::Offset(8000)));
+        assert_eq!("@5".parse(), Ok(Limit::Time(Moment(5000))));
+        assert_eq!(
+            "2026-11-23T00:00:00Z".parse(),
+            Ok(Limit::Time(Moment(1_795_392_000_000)))
+        );
+        assert!("soon".parse::<Limit>().is_err() && "@x".parse::<Limit>().is_err());
+        assert_eq!("mtime".parse(), Ok(LogTime::Mtime));
         assert_eq!("none".parse(), Ok(Ttls(Ttl::None)));
         assert_eq!(
             "1h..2h".parse(),

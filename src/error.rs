@@ -174,11 +174,6 @@ pub enum ErrorKind {
         /// As computed.
         computed: u64,
     },
-    /// An AOF with an RDB preamble was given: its commands would be left out.
-    #[error(
-        "an append-only file: commands follow the snapshot in it, and this version converts snapshots only"
-    )]
-    AofTail,
     /// A gzip or zstd file that does not unpack.
     #[error("{what} data is broken or ends early: {why}")]
     Packed {
@@ -210,9 +205,111 @@ pub enum ErrorKind {
         #[source]
         source: std::io::Error,
     },
+    /// A log that is broken between commands that are whole (AOF §7).
+    #[error("{what} (a repair would keep the first {keeps} bytes{})", behind(.before))]
+    BadLog {
+        /// What is wrong.
+        what: String,
+        /// The last whole command.
+        before: Option<String>,
+        /// Bytes up to the end of the last command outside transactions.
+        keeps: u64,
+    },
+    /// A log that ends in the middle of something, where that was to be an error.
+    #[error("the log ends within {what}: a repair would keep the first {keeps} bytes")]
+    TornLog {
+        /// A command or a transaction.
+        what: &'static str,
+        /// Bytes up to the end of the last command outside transactions.
+        keeps: u64,
+    },
+    /// A command of a log that cannot be written for the destination.
+    #[error("{command} in db {db} cannot be written: {why}")]
+    Command {
+        /// Name and first argument.
+        command: String,
+        /// The database in the log.
+        db: u64,
+        /// Why.
+        why: String,
+    },
+    /// The log that was followed, or that a checkpoint speaks of, cannot be followed any further.
+    #[error("{0}")]
+    LogGone(String),
     /// Keys of several databases for a destination that has one.
     #[error("{0}")]
     Databases(String),
+    /// A line of an AOF manifest that a server would not load, or that leads elsewhere.
+    #[error("manifest line {line}: {what}")]
+    BadManifest {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it, and what was found.
+        what: String,
+    },
+    /// A directory that was given as an AOF holds no manifest.
+    #[error("{dir} holds no *.manifest: {}", if found.is_empty() { "it is empty".to_owned() } else { format!("it holds {}", listed(found)) })]
+    NoManifest {
+        /// The directory.
+        dir: String,
+        /// What it holds instead.
+        found: Vec<String>,
+    },
+    /// A directory that was given as an AOF holds the manifests of several.
+    #[error("{dir} holds several manifests: {}", listed(names))]
+    SeveralManifests {
+        /// The directory.
+        dir: String,
+        /// The manifests in it.
+        names: Vec<String>,
+    },
+    /// A file that a manifest lists and that is not there; servers refuse to start then.
+    #[error("the manifest lists {name}, which is not there")]
+    MissingPart {
+        /// Its name.
+        name: String,
+    },
+    /// A log without times that was to be read up to a time.
+    #[error(
+        "the log has no #TS lines (aof-timestamp-enabled was off), so where it reached that time cannot be told"
+    )]
+    NoTimes,
+    /// A base that was written after the time up to which its log was to be read.
+    #[error("its base was written later than the time up to which it is to be read")]
+    BaseTooNew,
+    /// A file that a manifest lists and that must not be opened.
+    #[error("the manifest lists {name}, {why}")]
+    BadPart {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A checkpoint file that cannot be gone on from.
+    #[error("{path} is no checkpoint to go on from: {why}")]
+    BadCheckpoint {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Names one after the other, as many as a line of a terminal can show.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+fn behind(command: &Option<String>) -> String {
+    match command {
+        Some(command) => format!("; before it stands {command}"),
+        None => String::new(),
+    }
 }
 
 fn after_key(key: &Option<String>) -> String {

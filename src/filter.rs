@@ -98,6 +98,37 @@ impl Filter {
         expired()
     }
 
+    /// Whether a key that a command names passes. The command tells its type, or none where it fits every type;
+    /// then only database and name count. Size and time to live cannot be seen.
+    #[inline]
+    pub fn chooses(&self, db: u64, key: &[u8], type_name: Option<&str>) -> bool {
+        if self.dbs.as_ref().is_some_and(|dbs| !dbs.contains(&db)) || self.not_dbs.contains(&db) {
+            return false;
+        }
+        if self.keys.as_ref().is_some_and(|set| !set.is_match(key))
+            || self.not_keys.as_ref().is_some_and(|set| set.is_match(key))
+        {
+            return false;
+        }
+        type_name.is_none_or(|name| {
+            let named = |list: &[String]| list.iter().any(|t| t == name);
+            self.types.as_deref().is_none_or(named) && !named(&self.not_types)
+        })
+    }
+
+    /// Whether a database can hold keys that pass.
+    pub fn chooses_db(&self, db: u64) -> bool {
+        self.dbs.as_ref().is_none_or(|dbs| dbs.contains(&db)) && !self.not_dbs.contains(&db)
+    }
+
+    /// Whether keys are chosen by anything but their database.
+    pub fn chooses_keys(&self) -> bool {
+        self.keys.is_some()
+            || self.not_keys.is_some()
+            || self.types.is_some()
+            || !self.not_types.is_empty()
+    }
+
     /// Whether everything passes but what has expired.
     #[inline]
     pub fn is_open(&self) -> bool {

@@ -10,6 +10,7 @@
 //!
 //! [`pipeline::convert`] runs the whole of it. The library never prints and never exits.
 
+pub mod aof;
 pub mod command;
 pub mod cursor;
 pub mod encoding;

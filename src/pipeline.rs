@@ -54,6 +54,8 @@ pub struct Progress {
     pub total: AtomicU64,
     /// Keys read.
     pub keys: AtomicU64,
+    /// Commands of logs read.
+    pub commands: AtomicU64,
     /// Bytes written.
     pub bytes_out: AtomicU64,
     /// Set to stop soon.
@@ -61,7 +63,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn check_stop(&self) -> Result<()> {
+    /// Errors: the run was asked to stop.
+    pub fn check_stop(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
             Err(Error::plain(ErrorKind::Stopped))
         } else {
@@ -84,9 +87,10 @@ pub struct Report {
 }
 
 /// What lasts from one input to the next: which database the destination has selected.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Stream {
-    db: Option<u64>,
+    /// The database that the destination has selected; `None` where that is not known.
+    pub db: Option<u64>,
 }
 
 /// Blocks that are written at once.

@@ -24,8 +24,35 @@ pub struct Tally {
     pub libraries_rejected: u64,
     /// Commands written.
     pub commands: u64,
+    /// Commands of logs, by what became of them.
+    pub log: LogTally,
+    /// Expiries that were held back until the end of a log and then written.
+    pub settled: u64,
     /// What could not be carried, and how often.
     pub limits: BTreeMap<Limit, u64>,
+}
+
+/// Counts of a log's commands. Of every command exactly one fate is counted: `read = written + filtered + rejected`.
+/// SELECT, MULTI and EXEC are not counted: they say where and how the others apply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogTally {
+    /// Commands in the log.
+    pub read: u64,
+    /// Commands written, as they stand or in other words.
+    pub written: u64,
+    /// Commands that were not chosen, or change nothing.
+    pub filtered: u64,
+    /// Commands that could not be written: listed with their reasons.
+    pub rejected: u64,
+    /// Transactions among them.
+    pub transactions: u64,
+}
+
+impl LogTally {
+    /// Whether every command read has exactly one fate.
+    pub fn adds_up(&self) -> bool {
+        self.read == self.written + self.filtered + self.rejected
+    }
 }
 
 /// Something that a file holds and the chosen form does not carry; the key itself arrives.
@@ -61,6 +88,8 @@ pub enum Limit {
     AsCommands,
     /// Data of modules that belongs to no key.
     ModuleAux,
+    /// Commands whose effect depends on when and where they run.
+    Verbatim,
 }
 
 impl Limit {
@@ -82,6 +111,7 @@ impl Limit {
             Limit::AsRestore => "as_restore",
             Limit::AsCommands => "as_commands",
             Limit::ModuleAux => "module_aux",
+            Limit::Verbatim => "verbatim",
         }
     }
 
@@ -128,6 +158,9 @@ impl Limit {
             Limit::AsCommands => {
                 "values hold an entry of a size that servers before and after 8.8 store differently and were written as commands"
             }
+            Limit::Verbatim => {
+                "commands depend on when and where they run (scripts, SPOP, XADD *) and were written as they stand"
+            }
             Limit::ModuleAux => {
                 "module data fields that belong to no key were left out: no command carries them"
             }
@@ -155,6 +188,12 @@ impl Tally {
         self.libraries += other.libraries;
         self.libraries_rejected += other.libraries_rejected;
         self.commands += other.commands;
+        self.log.read += other.log.read;
+        self.log.written += other.log.written;
+        self.log.filtered += other.log.filtered;
+        self.log.rejected += other.log.rejected;
+        self.log.transactions += other.log.transactions;
+        self.settled += other.settled;
         for (limit, n) in &other.limits {
             self.limit(*limit, *n);
         }
@@ -163,6 +202,7 @@ impl Tally {
     /// Whether every key read has exactly one fate.
     pub fn adds_up(&self) -> bool {
         self.read == self.written + self.filtered + self.expired + self.rejected
+            && self.log.adds_up()
     }
 }
 

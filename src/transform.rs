@@ -15,6 +15,9 @@ pub struct Transform {
     pub no_ttl: bool,
     /// Added to every expiry, of keys and of hash fields, in milliseconds.
     pub ttl_shift_ms: i64,
+    /// Expiries before this Unix time in milliseconds are written as this time: nothing may expire while a log is
+    /// replayed that holds what renews it. The true times are written behind the log.
+    pub hold_until_ms: Option<i64>,
 }
 
 impl Transform {
@@ -34,6 +37,12 @@ impl Transform {
         !self.rename_prefix.is_empty() || !self.add_prefix.is_empty()
     }
 
+    /// The most bytes that a name gains.
+    pub fn growth(&self) -> usize {
+        let longer = |(from, to): &(Vec<u8>, Vec<u8>)| to.len().saturating_sub(from.len());
+        self.add_prefix.len() + self.rename_prefix.iter().map(longer).max().unwrap_or(0)
+    }
+
     /// Writes the key's new name into `out`.
     pub fn rename(&self, key: &[u8], out: &mut Vec<u8>) {
         out.clear();
@@ -51,18 +60,31 @@ impl Transform {
         }
     }
 
-    /// An expiry at the destination.
+    /// An expiry as it is written.
     #[inline]
     pub fn expiry(&self, at_ms: Option<i64>) -> Option<i64> {
+        self.true_expiry(at_ms)
+            .map(|at| self.held(at).unwrap_or(at))
+    }
+
+    /// An expiry as it shall be in the end.
+    #[inline]
+    pub fn true_expiry(&self, at_ms: Option<i64>) -> Option<i64> {
         match at_ms {
             Some(at) if !self.no_ttl => Some(at.saturating_add(self.ttl_shift_ms)),
             _ => None,
         }
     }
 
+    /// What is written for a true expiry that has to wait.
+    #[inline]
+    pub fn held(&self, at_ms: i64) -> Option<i64> {
+        self.hold_until_ms.filter(|until| at_ms < *until)
+    }
+
     /// Whether expiry changes, so that a value that carries some inside cannot be passed on as it stands.
     pub fn changes_expiry(&self) -> bool {
-        self.no_ttl || self.ttl_shift_ms != 0
+        self.no_ttl || self.ttl_shift_ms != 0 || self.hold_until_ms.is_some()
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! `tests/install-servers` gets the servers; `tests/run` does everything in order.
 
+mod commands;
 mod convert;
 mod corpus;
 mod damage;
 mod ending;
 mod harness;
+mod manifest;
 mod selecting;
 mod support;

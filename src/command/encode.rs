@@ -1,5 +1,6 @@
 //! Keys of a snapshot → commands, straight from the mapped bytes into a worker's block.
 
+use super::rewrite::LogRules;
 use super::target::{Dialect, Feature, TWEMPROXY_KEY_BYTES, Target};
 use super::{restore, stream};
 use crate::cursor::Cursor;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
+    /// How commands of a log are read.
+    pub log: LogRules,
 }
 
 /// Values above this size go as commands in `auto`, so that the destination is not held up by one key.
@@ -82,7 +85,7 @@ const BULK_LIMIT: usize = 512 << 20;
 /// Bytes of one SETRANGE.
 const SETRANGE_BYTES: usize = 64 << 20;
 /// Longer keys are not renamed: their new name would have to be built in memory.
-const RENAME_BYTES: usize = 8 << 20;
+pub(super) const RENAME_BYTES: usize = 8 << 20;
 
 /// What became of a key.
 pub(super) enum Outcome {

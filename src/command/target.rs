@@ -32,8 +32,15 @@ pub struct Version {
     number: Number,
 }
 
+impl Version {
+    fn reaches(&self, redis: Option<Number>, valkey: Option<Number>) -> bool {
+        let since = if self.valkey { valkey } else { redis };
+        since.is_some_and(|since| self.number >= since)
+    }
+}
+
 /// Major, minor, patch.
-type Number = (u16, u16, u16);
+pub type Number = (u16, u16, u16);
 
 impl FromStr for Version {
     type Err = String;
@@ -93,6 +100,8 @@ pub enum Feature {
     RestoreAbsTtl,
     /// Streams.
     Streams,
+    /// SET … KEEPTTL.
+    KeepTtl,
     /// SET … PXAT.
     SetPxat,
     /// XGROUP CREATECONSUMER.
@@ -101,8 +110,12 @@ pub enum Feature {
     StreamCounters,
     /// FUNCTION LOAD.
     Functions,
+    /// PEXPIREAT … XX.
+    ExpireIf,
     /// HPEXPIREAT.
     FieldExpiry,
+    /// HSETEX, HGETEX.
+    HashSetEx,
     /// RESTORE with leading key metadata.
     KeyMeta,
     /// XCFGSET, XIDMPRECORD.
@@ -123,9 +136,11 @@ impl Feature {
             Feature::RestoreReplace => ((3, 0, 0), ANY),
             Feature::HsetMany => ((4, 0, 0), ANY),
             Feature::RestoreAbsTtl | Feature::Streams => ((5, 0, 0), ANY),
+            Feature::KeepTtl => ((6, 0, 0), ANY),
             Feature::SetPxat | Feature::CreateConsumer => ((6, 2, 0), ANY),
-            Feature::StreamCounters | Feature::Functions => ((7, 0, 0), ANY),
+            Feature::StreamCounters | Feature::Functions | Feature::ExpireIf => ((7, 0, 0), ANY),
             Feature::FieldExpiry => ((7, 4, 0), Some((9, 0, 0))),
+            Feature::HashSetEx => ((8, 0, 0), Some((9, 0, 0))),
             Feature::KeyMeta => ((8, 6, 0), None),
             Feature::Idmp => ((8, 6, 2), None),
             Feature::Xnack | Feature::Arrays => ((8, 8, 0), None),
@@ -164,11 +179,14 @@ impl Target {
             return true;
         };
         let (redis, valkey) = feature.since();
-        if version.valkey {
-            valkey.is_some_and(|since| version.number >= since)
-        } else {
-            version.number >= redis
-        }
+        version.reaches(Some(redis), valkey)
+    }
+
+    /// Whether the destination has a command that these versions brought.
+    #[inline]
+    pub fn knows(&self, redis: Option<Number>, valkey: Option<Number>) -> bool {
+        self.version
+            .is_none_or(|version| version.reaches(redis, valkey))
     }
 
     /// The version for messages.

@@ -1,24 +1,57 @@
-//! Opens a path or stdin, finds out what it holds and gives its bytes as one slice.
+//! Opens a path or stdin and finds out what it holds.
 //!
-//! A regular uncompressed file is mapped. Whatever cannot be mapped, a pipe or a compressed file, is
+//! A snapshot in a regular uncompressed file is mapped. Whatever cannot be mapped, a pipe or a compressed file, is
 //! spooled to an unlinked temporary file first and that is mapped, so that every decoder works on a
-//! slice.
+//! slice. A log is read, never mapped: somebody may be writing it.
 
 mod mmap;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::cursor::At;
 use crate::error::{Error, ErrorKind, Result};
 pub use mmap::Mapped;
 
-/// An opened input.
+/// A file that was opened and looked at, and not read yet.
+#[derive(Debug)]
+pub struct Source {
+    /// As the user named it; `stdin` for `-`.
+    pub name: String,
+    /// Where it is; `None` for stdin.
+    pub path: Option<PathBuf>,
+    /// What it holds, found from its first bytes.
+    pub kind: Kind,
+    /// Its bytes, unpacked where it was compressed. They can be read at any place.
+    pub file: File,
+    /// Bytes of the file as it stands, before unpacking.
+    pub file_bytes: u64,
+    origin: Option<(PathBuf, Stamp)>,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A snapshot, or an append-only file that begins with one.
+    Snapshot,
+    /// Commands: an append-only file, or a command file.
+    Log,
+    /// The manifest of an append-only file in parts.
+    Manifest,
+    /// A directory.
+    Directory,
+    /// Nothing.
+    Empty,
+    /// Something else.
+    Unknown,
+}
+
+/// A snapshot, ready to be decoded.
 #[derive(Debug)]
 pub struct Input {
     /// As the user named it; `stdin` for `-`.
@@ -56,18 +89,36 @@ impl Stamp {
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-impl Input {
-    /// Opens `path`, or stdin for `-`.
-    ///
-    /// The file must not be shortened or rewritten in place while the input lives; Redis writes a
-    /// snapshot aside and renames it, which is harmless. `stop` ends a long spooling early.
-    pub fn open(path: &Path, options: &OpenOptions, stop: &AtomicBool) -> Result<Input> {
+impl Kind {
+    /// What a file is that begins with these bytes, a thousand of them if it has as many.
+    fn of(head: &[u8]) -> Kind {
+        // A manifest may begin with comments, as a log may with annotations.
+        let mut lines = head.split(|b| *b == b'\n');
+        let first = lines.find(|line| !line.starts_with(b"#"));
+        match head {
+            [] => Kind::Empty,
+            [b'*', ..] => Kind::Log,
+            [b'#' | b'f' | b'F', ..] if first.is_some_and(is_manifest_line) => Kind::Manifest,
+            [b'#', ..] => Kind::Log,
+            [b'R', b'E', ..] | [b'V', b'A', ..] | [b'V', b'K', ..] => Kind::Snapshot,
+            _ => Kind::Unknown,
+        }
+    }
+}
+
+fn is_manifest_line(line: &[u8]) -> bool {
+    // The words stand in any order; servers write `file` first.
+    ["file ", "seq ", "type "].iter().any(|word| {
+        line.len() > word.len() && line[..word.len()].eq_ignore_ascii_case(word.as_bytes())
+    })
+}
+
+impl Source {
+    /// Opens `path`, or stdin for `-`. What cannot be read at any place, a pipe or a compressed file, is copied to a
+    /// temporary file first; `stop` ends a long copying early.
+    pub fn open(path: &Path, options: &OpenOptions, stop: &AtomicBool) -> Result<Source> {
         let stdin = path == Path::new("-");
-        let name = if stdin {
-            "stdin".to_owned()
-        } else {
-            path.display().to_string()
-        };
+        let name = name_of(path);
         let io = |what: &str| {
             let what = format!("{name} {what}");
             move |e: io::Error| Error::io(what.clone(), e)
@@ -84,50 +135,131 @@ impl Input {
             File::open(path).map_err(io("cannot be opened"))?
         };
         let meta = file.metadata().map_err(io("cannot be read"))?;
+        let path = (!stdin).then(|| path.to_owned());
         if meta.is_dir() {
-            return Err(Error::plain(ErrorKind::OtherKind(
-                "a directory: this version converts snapshots; name the base .rdb file in it",
-            )));
+            return Ok(Source {
+                name,
+                path,
+                kind: Kind::Directory,
+                file,
+                file_bytes: 0,
+                origin: None,
+            });
         }
-        let origin = (!stdin)
-            .then(|| Stamp::of(path))
+        let origin = path
+            .as_deref()
+            .map(Stamp::of)
             .transpose()
             .map_err(io("cannot be read"))?;
-        let mappable = meta.is_file() && !options.no_mmap;
-        let raw = if mappable {
-            Mapped::map(&file).map_err(io("cannot be mapped"))?
+        // A log is never mapped, so it need not be copied to be safe.
+        let in_place = meta.is_file()
+            && (!options.no_mmap
+                || Kind::of(&head_of(&file).map_err(io("cannot be read"))?) != Kind::Snapshot);
+        let (file, file_bytes) = if in_place {
+            (file, meta.len())
         } else {
             let mut spool = Spool::create()?;
-            spool.copy(&file, stop, &io("cannot be read"))?;
-            spool.into_map()?
+            let bytes = spool.copy(&file, stop, &io("cannot be read"))?;
+            (spool.file, bytes)
         };
-        let file_bytes = raw.bytes().len() as u64;
-        let start = raw.bytes();
-        let mapped = if start.starts_with(&GZIP) {
+        let head = head_of(&file).map_err(io("cannot be read"))?;
+        let unpacked = if head.starts_with(&GZIP) {
             let mut spool = Spool::create()?;
-            let unpack = flate2::bufread::MultiGzDecoder::new(start);
+            rewind(&file).map_err(io("cannot be read"))?;
+            let unpack =
+                flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(1 << 18, &file));
             spool.copy(unpack, stop, &broken("gzip"))?;
-            spool.into_map()?
-        } else if start.starts_with(&ZSTD) {
+            Some(spool.file)
+        } else if head.starts_with(&ZSTD) {
             let mut spool = Spool::create()?;
-            let unpack = zstd::stream::read::Decoder::with_buffer(start).map_err(broken("zstd"))?;
+            rewind(&file).map_err(io("cannot be read"))?;
+            let unpack = zstd::stream::read::Decoder::new(&file).map_err(broken("zstd"))?;
             spool.copy(unpack, stop, &broken("zstd"))?;
-            spool.into_map()?
+            Some(spool.file)
         } else {
-            raw
+            None
         };
-        let input = Input {
+        let untouched = in_place && unpacked.is_none();
+        let file = unpacked.unwrap_or(file);
+        let head = head_of(&file).map_err(io("cannot be read"))?;
+        Ok(Source {
             name,
-            data: Bytes::from_owner(mapped),
+            path,
+            kind: Kind::of(&head),
+            file,
             file_bytes,
-            origin: origin
-                .filter(|_| mappable)
-                .map(|stamp| (path.to_owned(), stamp)),
-        };
-        input.check_kind()?;
-        Ok(input)
+            origin: None,
+        }
+        .stamped(origin.filter(|_| untouched)))
     }
 
+    /// A regular file that is open already.
+    pub fn of_file(name: &str, file: File) -> Result<Source> {
+        let failed = |e| Error::io(format!("{name} cannot be read"), e);
+        let head = head_of(&file).map_err(failed)?;
+        Ok(Source {
+            name: name.to_owned(),
+            path: None,
+            kind: Kind::of(&head),
+            file_bytes: file.metadata().map_err(failed)?.len(),
+            file,
+            origin: None,
+        })
+    }
+
+    fn stamped(mut self, stamp: Option<Stamp>) -> Source {
+        self.origin = self.path.clone().zip(stamp);
+        self
+    }
+
+    /// Maps it, to be decoded as a snapshot.
+    ///
+    /// The file must not be shortened or rewritten in place while the input lives; Redis writes a
+    /// snapshot aside and renames it, which is harmless.
+    ///
+    /// `growing`: the snapshot is the first part of a log that somebody may be writing to, so that a change of the file's
+    /// size says nothing about it.
+    pub fn snapshot(&self, growing: bool) -> Result<Input> {
+        let mapped = Mapped::map(&self.file)
+            .map_err(|e| Error::io(format!("{} cannot be mapped", self.name), e))?;
+        Ok(Input {
+            name: self.name.clone(),
+            data: Bytes::from_owner(mapped),
+            file_bytes: self.file_bytes,
+            origin: self.origin.clone().filter(|_| !growing),
+        })
+    }
+}
+
+/// A path as messages name it.
+pub fn name_of(path: &Path) -> String {
+    if path == Path::new("-") {
+        "stdin".to_owned()
+    } else {
+        path.display().to_string()
+    }
+}
+
+fn rewind(mut file: &File) -> io::Result<()> {
+    file.seek(io::SeekFrom::Start(0)).map(drop)
+}
+
+fn head_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut head = vec![0; 1024];
+    let mut len = 0;
+    while len < head.len() {
+        match file.read_at(&mut head[len..], len as u64) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    head.truncate(len);
+    Ok(head)
+}
+
+impl Input {
     /// Wraps bytes that are in memory already.
     pub fn from_bytes(name: &str, data: impl Into<Bytes>) -> Input {
         let data = data.into();
@@ -149,24 +281,6 @@ impl Input {
                 Ok(now) => now != *stamp && same_file(path, &self.data, now.len),
                 Err(_) => false,
             })
-    }
-
-    /// Refuses, by name, kinds of files that belong to other subcommands or versions.
-    fn check_kind(&self) -> Result<()> {
-        let other = |what| Err(Error::plain(ErrorKind::OtherKind(what)));
-        match self.data.first() {
-            None => Err(Error::new(
-                ErrorKind::Truncated { wanted: 9, left: 0 },
-                At::file(0),
-            )),
-            Some(b'*' | b'#') => other(
-                "an append-only file or RESP commands: this version converts snapshots (RDB) only",
-            ),
-            Some(b'f') if self.data.starts_with(b"file ") => other(
-                "a manifest of an append-only file: this version converts snapshots (RDB) only",
-            ),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -223,15 +337,19 @@ impl Spool {
         mut from: impl Read,
         stop: &AtomicBool,
         failed: &dyn Fn(io::Error) -> Error,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let mut buffer = vec![0; 256 << 10];
+        let mut copied = 0;
         loop {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::plain(ErrorKind::Stopped));
             }
             match from.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(n) => self.write(&buffer[..n])?,
+                Ok(0) => return Ok(copied),
+                Ok(n) => {
+                    self.write(&buffer[..n])?;
+                    copied += n as u64;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(failed(e)),
             }

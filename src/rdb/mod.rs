@@ -1,5 +1,6 @@
 //! A snapshot from magic to checksum. `format.md` beside this file is FORMAT, cited by section.
 
+pub mod expiry;
 pub mod opcode;
 pub mod scan;
 
@@ -389,6 +390,17 @@ pub fn key_name(key: &Key<'_>, db: u64, type_name: String, format: Format) -> Ke
         type_name,
         rdb_version: format.version,
     }
+}
+
+/// A short string of the file as text; empty where it is long or broken.
+pub fn plain_text(text: Str<'_>) -> Vec<u8> {
+    if text.len() > 1024 {
+        return Vec::new();
+    }
+    let mut scratch = Scratch::new(1 << 16);
+    text.load(&mut scratch)
+        .map(|element| element.as_bytes(&mut itoa::Buffer::new()).to_vec())
+        .unwrap_or_default()
 }
 
 /// A key's type as the TYPE command names it; modules by their own names.

@@ -94,8 +94,8 @@ pub struct FileInfo {
     pub has_checksum: bool,
     /// Version of the server that wrote it, with its name.
     pub server: Option<String>,
-    /// Whether an aux field says that append-only commands follow.
-    pub aof_preamble: bool,
+    /// Whether what follows looks like commands.
+    pub commands_follow: bool,
     /// Module aux fields, by module.
     pub module_aux: Vec<(String, u64)>,
     /// Function libraries.
@@ -342,7 +342,6 @@ impl<'a> Scanner<'a> {
         match &name[..] {
             b"redis-ver" => self.info.server = Some(format!("Redis {}", value.escape_ascii())),
             b"valkey-ver" => self.info.server = Some(format!("Valkey {}", value.escape_ascii())),
-            b"aof-preamble" => self.info.aof_preamble = value != b"0",
             _ => {}
         }
         Ok(())
@@ -370,11 +369,9 @@ impl<'a> Scanner<'a> {
             }
         }
         self.info.end = Some(c.pos() as u64);
-        self.info.trailing = c.remaining() as u64;
         // Forty bytes of a replication transfer and the like are nobody's data; commands are.
-        if self.info.aof_preamble && matches!(c.peek(), Some(b'*' | b'#')) {
-            return Err(c.error(ErrorKind::AofTail));
-        }
+        self.info.commands_follow = matches!(c.peek(), Some(b'*' | b'#'));
+        self.info.trailing = c.remaining() as u64;
         Ok(())
     }
 }

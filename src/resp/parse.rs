@@ -298,7 +298,6 @@ impl Parser {
                 }
                 pos += 2;
                 left -= 1;
-                in_argument = false;
                 if left == 0 {
                     shape.len = from + pos as u64;
                     self.reset();
@@ -510,6 +509,15 @@ impl<'a> Iterator for Commands<'a> {
             _ => Record::Annotation(raw),
         })
     }
+}
+
+/// Unix seconds of a `#TS:` line.
+pub fn time_of(line: &[u8]) -> Option<i64> {
+    let digits = line
+        .strip_prefix(b"#TS:")?
+        .strip_suffix(b"\n")
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]

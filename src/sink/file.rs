@@ -1,7 +1,7 @@
 //! A RESP command file: stdout, a pipe, or a file that gets its name when it is whole.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::Sink;
@@ -14,6 +14,17 @@ pub struct FileSink {
     file: File,
     name: String,
     atomic: Option<Atomic>,
+}
+
+/// A file that is written to, and its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its device.
+    pub dev: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Bytes in it.
+    pub bytes: u64,
 }
 
 #[derive(Debug)]
@@ -111,14 +122,86 @@ impl FileSink {
         Ok(FileSink { file, name, atomic })
     }
 
+    /// `path`, appended to in place, for output that never is whole. `known` says whether a file that is there already
+    /// may be gone on with; with `force` one that may not is emptied.
+    pub fn append(
+        path: &Path,
+        force: bool,
+        known: impl FnOnce(&Place) -> bool,
+    ) -> std::result::Result<FileSink, OpenError> {
+        let io = |source| OpenError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let name = path.display().to_string();
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(OpenError::Directory(path.to_owned())),
+            Ok(meta) if !meta.is_file() => return FileSink::create(path, force),
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Busy(path.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(io(e)),
+        }
+        let sink = FileSink {
+            file,
+            name,
+            atomic: None,
+        };
+        if let Some(place) = sink.place().map_err(io)?
+            && place.bytes > 0
+            && !known(&place)
+        {
+            if !force {
+                return Err(OpenError::Exists(path.to_owned()));
+            }
+            sink.file.set_len(0).map_err(io)?;
+        }
+        Ok(sink)
+    }
+
+    /// Which file it is and how long; `None` for a pipe or a device.
+    pub fn place(&self) -> io::Result<Option<Place>> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = self.file.metadata()?;
+        Ok(meta.is_file().then(|| Place {
+            dev: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+        }))
+    }
+
+    /// Takes back what a file holds behind `bytes`.
+    pub fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)?;
+        // Only what was opened for appending finds the new end by itself.
+        self.file.seek(io::SeekFrom::End(0)).map(drop)
+    }
+
+    /// Brings what was written to disk; a pipe has none.
+    pub fn sync(&self) -> Result<()> {
+        match self.place() {
+            Ok(Some(_)) => self.file.sync_data(),
+            Ok(None) => Ok(()),
+            Err(e) => Err(e),
+        }
+        .map_err(|e| Error::io(format!("{} cannot be written", self.name), e))
+    }
+
     /// Where the bytes are until [`finish`](Self::finish): `….partial`, or nothing that can be named.
     pub fn partial(&self) -> Option<&Path> {
         self.atomic.as_ref().map(|a| a.partial.as_path())
     }
 
     /// Gives a whole file its name, after its bytes are on disk.
-    pub fn finish(self) -> Result<()> {
-        let Some(Atomic { partial, target }) = self.atomic else {
+    pub fn finish(&mut self) -> Result<()> {
+        let Some(Atomic { partial, target }) = self.atomic.take() else {
             return Ok(());
         };
         let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);

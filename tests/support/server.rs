@@ -24,7 +24,8 @@ pub(crate) fn available(name: &str) -> bool {
     there
 }
 
-fn starter(name: &str) -> PathBuf {
+/// The program that starts this server.
+pub(crate) fn starter(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/servers/bin")
         .join(name)

@@ -1,0 +1,771 @@
+//! The inputs of a run, one after the other into one output; where they go on from an earlier run, and where they are
+//! followed.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use indicatif::HumanCount;
+use jiff::Timestamp;
+use redis_migration::aof::checkpoint::{
+    Checkpoint, HEAD_MAX, Head, LogPlace, OutputFile, OutputPlace, escape,
+};
+use redis_migration::aof::convert::{Conversion, Rest};
+use redis_migration::aof::follow::{Follower, Step, torn_inside};
+use redis_migration::aof::manifest::Manifest;
+use redis_migration::aof::read::{Reader, Tail, TailKind, Until};
+use redis_migration::aof::set::{
+    Piece, Role, Set, directory_of, end_of_snapshot, is_gone, preface, resume,
+};
+use redis_migration::aof::watch::Watch;
+use redis_migration::command::encode::Settings;
+use redis_migration::input::{Kind, OpenOptions, Source, name_of};
+use redis_migration::pipeline::{Options, Progress, Report, Stream};
+use redis_migration::sink::file::FileSink;
+use redis_migration::tally::Tally;
+use redis_migration::{Error, ErrorKind, Result};
+
+use crate::args::ConvertArgs;
+use crate::convert::Rejects;
+use crate::outcome::Exit;
+use crate::report::{InputSummary, Log, Summary};
+use crate::values::{Limit, LogTime};
+
+/// While a log is followed, its checkpoint is written this often.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
+
+/// Inputs that were opened and looked at, before anything is written.
+pub struct Inputs {
+    sets: Vec<Set>,
+    /// Whether there are commands that may depend on what expires.
+    pub holds: bool,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Inputs {
+    /// Opens them all, so that a name that is mistyped is found before hours of work on the inputs before it.
+    ///
+    /// Errors come with the input's name.
+    pub fn open(
+        args: &ConvertArgs,
+        progress: &Progress,
+        log: Log,
+    ) -> std::result::Result<Inputs, (String, Error)> {
+        let options = OpenOptions {
+            no_mmap: args.input.no_mmap,
+        };
+        let checkpoint = match &args.logs.checkpoint {
+            Some(path) => {
+                Checkpoint::load(path).map_err(|error| (path.display().to_string(), error))?
+            }
+            None => None,
+        };
+        let mut sets = Vec::new();
+        for path in &args.input.inputs {
+            let named = |error| (name_of(path), error);
+            if args.logs.follow {
+                wait_for(path, progress, log).map_err(named)?;
+            }
+            let set = Set::open(path, &options, &progress.stop).map_err(named)?;
+            for name in &set.foreign {
+                log.warning(&format!(
+                    "{} is not listed in {}: left out",
+                    name.display(),
+                    set.manifest.as_deref().unwrap_or(path).display()
+                ));
+            }
+            sets.push(set);
+        }
+        let is_log = |piece: &Piece| match (piece.source.kind, piece.role) {
+            (Kind::Log, _) => true,
+            (Kind::Snapshot, Role::Alone) => piece
+                .source
+                .snapshot(true)
+                .is_ok_and(|input| preface(&input.data).is_preamble),
+            _ => false,
+        };
+        let holds = args.logs.follow || sets.iter().flat_map(|set| &set.pieces).any(is_log);
+        Ok(Inputs {
+            sets,
+            holds,
+            checkpoint,
+        })
+    }
+
+    /// The checkpoint that an earlier run left.
+    pub fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+}
+
+/// Waits until an input is there, and a directory has its manifest.
+fn wait_for(path: &Path, progress: &Progress, log: Log) -> Result<()> {
+    let there = || match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => match Manifest::find(path).and_then(|m| Manifest::read(&m)) {
+            Err(error) => !is_gone(&error) && !matches!(error.kind(), ErrorKind::NoManifest { .. }),
+            Ok(_) => true,
+        },
+        // An empty file may become anything; what it is shows with its first byte.
+        Ok(meta) => meta.len() > 0 || !meta.is_file(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    };
+    if there() {
+        return Ok(());
+    }
+    log.info(&format!("waiting for {}", path.display()));
+    let mut watch = Watch::new();
+    while !there() {
+        progress.check_stop()?;
+        watch.follow(if path.is_dir() {
+            path
+        } else {
+            directory_of(path)
+        });
+        watch.wait(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// A run over all inputs.
+pub struct Job<'a> {
+    args: &'a ConvertArgs,
+    settings: &'a Settings,
+    options: Options,
+    log: Log,
+    progress: &'a Progress,
+    conversion: Conversion<'a>,
+    sink: FileSink,
+    rejects: Rejects,
+    /// What was done with each file.
+    inputs: Vec<InputSummary>,
+    /// What ended the run early.
+    failed: Option<Error>,
+    /// Whether a log ended within a command.
+    torn: bool,
+    until: Option<Until>,
+    timed: bool,
+    /// How far the log was read.
+    place: Option<LogPlace>,
+    /// Whether the checkpoint tells that this run is under way.
+    begun: bool,
+    /// Commands and bytes of the runs before.
+    before: (u64, u64),
+    saved: Instant,
+}
+
+/// What is left of a run for its ending.
+pub struct Ended {
+    pub summary: Summary,
+    pub sink: FileSink,
+    pub failed: Option<Error>,
+    pub rejected: std::result::Result<u64, String>,
+    pub torn: bool,
+}
+
+/// How the files of the inputs are gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Go {
+    On,
+    Stop,
+}
+
+impl<'a> Job<'a> {
+    pub fn new(
+        args: &'a ConvertArgs,
+        settings: &'a Settings,
+        options: Options,
+        log: Log,
+        progress: &'a Progress,
+        sink: FileSink,
+        rejects: Rejects,
+    ) -> Job<'a> {
+        let until = args.logs.until.map(|limit| match limit {
+            Limit::Offset(offset) => Until::Offset(offset),
+            Limit::Time(time) => Until::TimeMs(time.0),
+        });
+        Job {
+            args,
+            settings,
+            options,
+            log,
+            progress,
+            conversion: Conversion::new(settings, Stream::default()),
+            sink,
+            rejects,
+            inputs: Vec::new(),
+            failed: None,
+            torn: false,
+            until,
+            timed: false,
+            place: None,
+            begun: false,
+            before: (0, 0),
+            saved: Instant::now(),
+        }
+    }
+
+    /// Goes through all inputs. What failed is kept in `failed`, for the ending.
+    pub fn run(&mut self, inputs: Inputs) {
+        if let Err(error) = self.all(inputs) {
+            self.failed.get_or_insert(error);
+        }
+        // What was written is made true in any case, where it can be.
+        if !self
+            .failed
+            .as_ref()
+            .is_some_and(|error| matches!(error.kind(), ErrorKind::Io { .. }))
+            && (!self.stopped() || self.args.logs.follow)
+        {
+            self.settle();
+        }
+        if self.args.logs.follow && self.args.logs.checkpoint.is_some() {
+            self.save(false);
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.failed
+            .as_ref()
+            .is_some_and(|error| matches!(error.kind(), ErrorKind::Stopped))
+    }
+
+    /// Brings the output into its place, if all is well, and gives what the ending has to tell.
+    pub fn end(mut self) -> Ended {
+        let output = match (&self.args.output.output, &self.failed, self.sink.partial()) {
+            (_, Some(_), Some(partial)) => partial.display().to_string(),
+            (Some(path), ..) => path.display().to_string(),
+            (None, ..) => "stdout".to_owned(),
+        };
+        if self.failed.is_none() {
+            self.failed = self.sink.finish().err();
+            if self.failed.is_none() && !self.args.logs.follow {
+                self.save(false);
+            }
+        }
+        if let (Some(error), Some(input)) = (&self.failed, self.inputs.last_mut()) {
+            input.error = Some(error.describe(self.args.manners.hide_keys));
+        }
+        Ended {
+            summary: Summary {
+                inputs: self.inputs,
+                bytes_out: self.progress.bytes_out.load(Ordering::Relaxed),
+                seconds: 0.0,
+                output,
+                torn: self.torn,
+                exit: Exit::Done,
+            },
+            sink: self.sink,
+            failed: self.failed,
+            rejected: self.rejects.finish(),
+            torn: self.torn,
+        }
+    }
+
+    fn all(&mut self, inputs: Inputs) -> Result<()> {
+        let Inputs {
+            sets, checkpoint, ..
+        } = inputs;
+        self.check_single_db(&sets, checkpoint.as_ref())?;
+        let count = sets.len();
+        for (i, set) in sets.into_iter().enumerate() {
+            let last_set = i + 1 == count;
+            if self.set(set, last_set, checkpoint.as_ref())? == Go::Stop {
+                break;
+            }
+        }
+        if matches!(self.until, Some(Until::TimeMs(_))) && !self.timed {
+            return Err(Error::plain(ErrorKind::NoTimes));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, set: Set, last_set: bool, checkpoint: Option<&Checkpoint>) -> Result<Go> {
+        let manifest = set.manifest.clone();
+        let mut pieces = set.pieces;
+        let mut from = None;
+        if let Some(checkpoint) = checkpoint {
+            self.before = (checkpoint.commands, checkpoint.output.bytes);
+            self.take_back(checkpoint)?;
+            if let Some(place) = &checkpoint.log {
+                pieces = resume(pieces, manifest.as_deref(), place)?;
+                self.place = Some(place.clone());
+                // A new file, or a new server behind a pipe, has nothing selected.
+                let goes_on = self.sink_place()?.is_some_and(|now| now.bytes > 0);
+                self.conversion.stream.db = checkpoint.output.db.filter(|_| goes_on);
+                from = Some(place.clone());
+            }
+        }
+        if self.args.logs.checkpoint.is_some() {
+            let is_log =
+                |piece: &Piece| piece.source.kind != Kind::Snapshot || piece.role != Role::Alone;
+            let preamble = || {
+                pieces.iter().any(|piece| {
+                    let input = piece.source.snapshot(true);
+                    input.is_ok_and(|input| preface(&input.data).is_preamble)
+                })
+            };
+            if !pieces.iter().any(is_log) && !preamble() {
+                return Err(Error::plain(ErrorKind::OtherKind(
+                    "a snapshot alone: there is nothing in it that a later run could go on with; leave out --checkpoint and --follow",
+                )));
+            }
+            // From here on the output holds what no checkpoint tells of.
+            if self.sink.partial().is_none() {
+                self.save(true);
+            }
+        }
+        let count = pieces.len();
+        for (i, piece) in pieces.into_iter().enumerate() {
+            let last = last_set && i + 1 == count;
+            let from = from.take().filter(|_| i == 0);
+            if self.piece(piece, last, from, manifest.as_deref())? == Go::Stop {
+                return Ok(Go::Stop);
+            }
+        }
+        Ok(Go::On)
+    }
+
+    /// Takes back what a run that was killed wrote behind its checkpoint.
+    fn take_back(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        if !checkpoint.open || self.sink.partial().is_some() {
+            return Ok(());
+        }
+        let Some(known) = &checkpoint.output.file else {
+            self.log.warning(
+                "the last run did not end in order, and its output was no file: what it wrote behind its last \
+                 checkpoint is written again",
+            );
+            return Ok(());
+        };
+        let refuse = |why: String| {
+            Error::plain(ErrorKind::LogGone(format!(
+                "the last run did not end in order, and {why}"
+            )))
+        };
+        match self.sink_place()? {
+            Some(now) if (now.dev, now.inode) == (known.dev, known.inode) => {
+                if now.bytes < known.bytes {
+                    return Err(refuse(format!(
+                        "its output has {} bytes of the {} that the checkpoint tells of; append with >>, or give the \
+                         output back",
+                        now.bytes, known.bytes
+                    )));
+                }
+                if now.bytes > known.bytes {
+                    self.log.warning(&format!(
+                        "the last run did not end in order: {} bytes behind its last checkpoint are taken back from the \
+                         output and written again",
+                        HumanCount(now.bytes - known.bytes)
+                    ));
+                    self.sink.cut(known.bytes).map_err(|e| {
+                        Error::io("the output cannot be cut back".to_owned(), e)
+                    })?;
+                }
+                Ok(())
+            }
+            _ => Err(refuse(
+                "its output was another file: what that holds behind the last checkpoint cannot be taken back. Append to \
+                 the same file"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn sink_place(&self) -> Result<Option<redis_migration::sink::file::Place>> {
+        self.sink
+            .place()
+            .map_err(|e| Error::io("the output cannot be looked at".to_owned(), e))
+    }
+
+    /// Refuses logs with several databases before the first byte is written, for destinations that have one.
+    fn check_single_db(&mut self, sets: &[Set], checkpoint: Option<&Checkpoint>) -> Result<()> {
+        if !self.settings.target.dialect.single_db() || checkpoint.is_some() {
+            return Ok(());
+        }
+        for piece in sets.iter().flat_map(|set| &set.pieces) {
+            let from = match piece.source.kind {
+                Kind::Log => 0,
+                Kind::Snapshot => match end_of_snapshot(&piece.source.snapshot(true)?.data) {
+                    Some(end) => end,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            let mut reader = self.reader(&piece.source, from, false)?;
+            self.conversion
+                .check_databases(&mut reader, self.progress)
+                .inspect_err(|_| self.summarize(&piece.source.name, 0))?;
+        }
+        Ok(())
+    }
+
+    fn summarize(&mut self, name: &str, bytes: u64) {
+        self.inputs.push(InputSummary {
+            name: name.to_owned(),
+            bytes,
+            report: Report::default(),
+            error: None,
+        });
+    }
+
+    fn reader(&self, source: &Source, from: u64, last: bool) -> Result<Reader> {
+        let file = source
+            .file
+            .try_clone()
+            .map_err(|e| Error::io(format!("{} cannot be opened twice", source.name), e))?;
+        // An offset is one of the last file.
+        let until = self
+            .until
+            .filter(|until| last || matches!(until, Until::TimeMs(_)));
+        let lenient = self.args.logs.lenient;
+        Ok(Reader::new(file, &source.name, from, lenient, until))
+    }
+
+    /// The time that relative expiries count from where a log does not tell.
+    fn clock(&self, file: &File) -> Option<i64> {
+        match self.args.logs.log_time? {
+            LogTime::At(moment) => Some(moment.0),
+            LogTime::Mtime => {
+                let meta = file.metadata().ok()?;
+                Some(meta.mtime() * 1000 + meta.mtime_nsec() / 1_000_000)
+            }
+        }
+    }
+
+    fn piece(
+        &mut self,
+        piece: Piece,
+        last: bool,
+        from: Option<LogPlace>,
+        manifest: Option<&Path>,
+    ) -> Result<Go> {
+        let source = piece.source;
+        self.summarize(&source.name, source.file_bytes);
+        let mut start = 0;
+        match source.kind {
+            Kind::Log => {}
+            Kind::Empty => match (piece.role, &source.path) {
+                (Role::Alone, path)
+                    if !self.args.logs.follow
+                        && self.args.logs.checkpoint.is_none()
+                        && !is_named_aof(path.as_deref()) =>
+                {
+                    return Err(Error::plain(ErrorKind::OtherKind(
+                        "empty: neither a snapshot nor commands (an empty append-only file is taken as such where its name ends in .aof)",
+                    )));
+                }
+                _ => {}
+            },
+            // Whatever stands in an incremental file, commands were meant.
+            Kind::Unknown if matches!(piece.role, Role::Incr { .. }) => {}
+            _ if from.is_some() => {}
+            _ => match self.snapshot(&source, piece.role, last)? {
+                Some(end) => start = end,
+                None if last && self.args.logs.follow => {
+                    return Err(Error::plain(ErrorKind::OtherKind(
+                        "a snapshot, to which nothing is appended; leave out --follow",
+                    )));
+                }
+                None => return Ok(Go::On),
+            },
+        }
+        let db = from.as_ref().map_or(0, |place| place.db);
+        self.conversion.begin_file(db, self.clock(&source.file));
+        if let Some(place) = &from {
+            start = place.offset;
+            self.conversion.set_time(place.time_ms);
+        }
+        let mut reader = self.reader(&source, start, last)?;
+        let left = reader
+            .file()
+            .metadata()
+            .map_or(0, |meta| meta.len().saturating_sub(start));
+        self.progress.total.fetch_add(left, Ordering::Relaxed);
+        let seq = match piece.role {
+            Role::Incr { seq, .. } => Some(seq),
+            Role::Alone | Role::Base => None,
+        };
+        let grows = piece.role != Role::Base;
+        if last && grows && self.args.logs.follow {
+            return self.follow(source, reader, seq, manifest);
+        }
+        let rest = self.commands(&mut reader)?;
+        self.timed |= reader.timed;
+        if grows {
+            self.place = Some(self.place_in(&reader, seq)?);
+        }
+        match rest {
+            Rest::Until => Ok(Go::Stop),
+            Rest::Failed(error) => Err(error),
+            Rest::Dry(tail) if tail.kind == TailKind::Clean => Ok(Go::On),
+            Rest::Dry(tail) => {
+                let last_of_set =
+                    !matches!(piece.role, Role::Base | Role::Incr { last: false, .. });
+                self.unfinished(tail, last_of_set)?;
+                Ok(Go::On)
+            }
+        }
+    }
+
+    /// Writes a snapshot; gives where commands follow it in the same file, if they do.
+    fn snapshot(&mut self, source: &Source, role: Role, last: bool) -> Result<Option<u64>> {
+        let as_preamble = role != Role::Alone;
+        let input = source.snapshot(as_preamble)?;
+        let preface = preface(&input.data);
+        let input = if preface.is_preamble && !as_preamble {
+            source.snapshot(true)?
+        } else {
+            input
+        };
+        if let (Some(Until::TimeMs(until)), Some(written)) = (self.until, preface.written_ms)
+            && (as_preamble || preface.is_preamble)
+            && written > until + 999
+        {
+            return Err(Error::plain(ErrorKind::BaseTooNew));
+        }
+        let mut report = self.conversion.snapshot(
+            &input,
+            &self.options,
+            &mut self.sink,
+            &mut |reject| self.rejects.add(reject),
+            self.progress,
+        );
+        let error = report.error.take();
+        let end = report.info.end.filter(|_| report.info.commands_follow);
+        // Where a log ends with its snapshot so far, it goes on there.
+        let end = end.or_else(|| {
+            let more = preface.is_preamble && !as_preamble && report.info.trailing == 0;
+            let wanted = self.args.logs.follow || self.args.logs.checkpoint.is_some();
+            report.info.end.filter(|_| last && more && wanted)
+        });
+        if end.is_some() {
+            report.info.trailing = 0;
+        }
+        self.inputs.last_mut().expect("it was begun").report = report;
+        match error {
+            Some(error) => Err(error),
+            None => Ok(end),
+        }
+    }
+
+    /// Writes what a log has, and counts it.
+    fn commands(&mut self, reader: &mut Reader) -> Result<Rest> {
+        let (tally, rest) = self.conversion.log(
+            reader,
+            &mut self.sink,
+            &mut |reject| self.rejects.add(reject),
+            self.progress,
+        );
+        let summary = self.inputs.last_mut().expect("it was begun");
+        summary.report.tally.add(&tally);
+        if !summary.report.magic.contains("append-only") {
+            let with = if summary.report.magic.is_empty() {
+                ""
+            } else {
+                " and "
+            };
+            summary.report.magic.push_str(with);
+            summary.report.magic.push_str("append-only commands");
+        }
+        Ok(rest)
+    }
+
+    /// A log that ends within a command or a transaction.
+    fn unfinished(&mut self, tail: Tail, last_of_set: bool) -> Result<()> {
+        if !last_of_set {
+            return Err(torn_inside(tail));
+        }
+        let (what, more) = match tail.kind {
+            TailKind::Clean => return Ok(()),
+            TailKind::Command => ("a command", String::new()),
+            TailKind::Transaction { commands } => (
+                "a transaction without its EXEC",
+                format!(" ({} commands)", HumanCount(commands)),
+            ),
+        };
+        if self.args.logs.strict {
+            let keeps = tail.whole;
+            return Err(Error::new(
+                ErrorKind::TornLog { what, keeps },
+                redis_migration::cursor::At::file(tail.whole),
+            ));
+        }
+        let name = &self.inputs.last().expect("it was begun").name;
+        let text = format!(
+            "{name}: the last {} bytes, from byte {:#x} on, are {what} that is not whole{more}",
+            HumanCount(tail.len - tail.whole),
+            tail.whole
+        );
+        if self.args.logs.checkpoint.is_some() {
+            self.log.info(&format!("{text}: left to the next run"));
+        } else {
+            self.log.failure(&format!(
+                "{text}: left out, as servers do when they load it. The first {} bytes were taken.",
+                HumanCount(tail.whole)
+            ));
+            self.torn = true;
+        }
+        Ok(())
+    }
+
+    /// Writes the true times of what was held back.
+    fn settle(&mut self) {
+        let (tally, result) = self.conversion.settle(&mut self.sink, self.progress);
+        if tally != Tally::default() {
+            if self.inputs.is_empty() {
+                self.summarize("", 0);
+            }
+            let summary = self.inputs.last_mut().expect("it was seen to");
+            summary.report.tally.add(&tally);
+        }
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// Goes on with the last file of a log, and with those that come to be behind it.
+    fn follow(
+        &mut self,
+        source: Source,
+        reader: Reader,
+        seq: Option<u64>,
+        manifest: Option<&Path>,
+    ) -> Result<Go> {
+        let Some(path) = manifest.or(source.path.as_deref()).map(Path::to_owned) else {
+            return Err(Error::plain(ErrorKind::OtherKind(
+                "stdin, which cannot be followed; name the file",
+            )));
+        };
+        let mut follower = Follower::new(&path, seq, reader, self.until)?;
+        loop {
+            let rest = self.commands(follower.reader())?;
+            self.timed |= follower.reader().timed;
+            let seq = follower.seq();
+            self.place = Some(self.place_in(follower.reader(), seq)?);
+            match rest {
+                Rest::Until => return Ok(Go::Stop),
+                Rest::Failed(error) => return Err(error),
+                Rest::Dry(tail) => {
+                    if self.conversion.holds() && follower.is_last() {
+                        // What comes from now on comes in time.
+                        self.settle();
+                        self.log
+                            .info(&format!("{}: caught up", self.current_name()));
+                        self.save(true);
+                    }
+                    if self.failed.is_some() {
+                        return Ok(Go::Stop);
+                    }
+                    let step = follower.step(tail)?;
+                    match step {
+                        Step::Again => {}
+                        Step::NextFile => {
+                            let seq = follower.seq();
+                            let reader = follower.reader();
+                            let name = reader.name().to_owned();
+                            self.log.info(&format!("goes on in {name}"));
+                            self.conversion.begin_file(0, self.clock(reader.file()));
+                            self.summarize(&name, 0);
+                            self.place = Some(self.place_in(reader, seq)?);
+                            self.save(true);
+                        }
+                        Step::Wait => {
+                            if self.saved.elapsed() >= CHECKPOINT_EVERY {
+                                self.save(true);
+                            }
+                            self.progress.check_stop()?;
+                            follower.wait();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn current_name(&self) -> &str {
+        self.inputs.last().map_or("", |input| &input.name)
+    }
+
+    /// Where the reading of a log stands.
+    fn place_in(&mut self, reader: &Reader, seq: Option<u64>) -> Result<LogPlace> {
+        let failed = |e| Error::io(format!("{} cannot be read", reader.name()), e);
+        let offset = reader.offset();
+        let meta = reader.file().metadata().map_err(failed)?;
+        let known = self
+            .place
+            .as_ref()
+            .filter(|place| place.inode == meta.ino() && place.head.len == HEAD_MAX);
+        let head = match known {
+            Some(place) => place.head.clone(),
+            None => Head::of(reader.file(), offset).map_err(failed)?,
+        };
+        let name = Path::new(reader.name())
+            .file_name()
+            .unwrap_or(OsStr::new("-"));
+        Ok(LogPlace {
+            file: escape(name),
+            seq,
+            inode: meta.ino(),
+            head,
+            offset,
+            db: self.conversion.db(),
+            time_ms: self.conversion.time_ms(),
+        })
+    }
+
+    /// Writes the checkpoint, if one is kept; what it tells of the output is on disk before.
+    fn save(&mut self, open: bool) {
+        let Some(path) = &self.args.logs.checkpoint else {
+            return;
+        };
+        // Expiries that are still held back would be lost with the run: until they are written it is told as not begun.
+        if open && self.conversion.holds() && self.begun {
+            return;
+        }
+        self.begun = true;
+        let place = self.place.clone();
+        let result = self.sink.sync().and_then(|()| {
+            let file = self.sink_place()?.map(|place| OutputFile {
+                path: self
+                    .args
+                    .output
+                    .output
+                    .as_deref()
+                    .map(|p| escape(p.as_os_str())),
+                dev: place.dev,
+                inode: place.inode,
+                bytes: place.bytes,
+            });
+            let commands: u64 = self.inputs.iter().map(|i| i.report.tally.commands).sum();
+            Checkpoint {
+                program: Checkpoint::PROGRAM.to_owned(),
+                format: Checkpoint::FORMAT,
+                input: escape(self.args.input.inputs[0].as_os_str()),
+                log: place,
+                output: OutputPlace {
+                    file,
+                    db: self.conversion.stream.db,
+                    bytes: self.before.1 + self.progress.bytes_out.load(Ordering::Relaxed),
+                },
+                commands: self.before.0 + commands,
+                open,
+                written_at: Timestamp::now(),
+            }
+            .save(path)
+        });
+        self.saved = Instant::now();
+        if let Err(error) = result {
+            self.failed.get_or_insert(error);
+        }
+    }
+}
+
+fn is_named_aof(path: Option<&Path>) -> bool {
+    path.is_none_or(|path| {
+        path.extension()
+            .is_some_and(|ext| ext.eq_ignore_ascii_case("aof"))
+    })
+}

@@ -1,0 +1,691 @@
+//! How far a log was converted, kept in a file between two runs.
+//!
+//! It is JSON, for programs as well as for people. It names the log's file by more than its name,
+//! because a server may replace a file by another one of the same name: by inode and by its first
+//! bytes.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::crc64::crc64;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Most bytes that [`Head`] looks at.
+pub const HEAD_MAX: u64 = 4096;
+
+/// Larger files are no checkpoints.
+const FILE_MAX: u64 = 1 << 20;
+
+/// The state between two steps of a conversion.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// [`Checkpoint::PROGRAM`], by which the file is known.
+    pub program: String,
+    /// [`Checkpoint::FORMAT`]; it rises when the meaning of a field changes.
+    pub format: u64,
+    /// The input as the user named it, by [`escape`].
+    pub input: String,
+    /// How far the log was read; none for "not at all".
+    pub log: Option<LogPlace>,
+    /// How far the output was written.
+    pub output: OutputPlace,
+    /// Commands written in all.
+    pub commands: u64,
+    /// True while a run is under way: what the output holds beyond [`OutputPlace::bytes`] belongs to
+    /// no finished step. False after a clean end.
+    pub open: bool,
+    /// When the file was written (RFC 3339).
+    pub written_at: Timestamp,
+}
+
+/// A place in a log, between two commands and outside a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogPlace {
+    /// Name of the file without its directory, by [`escape`].
+    pub file: String,
+    /// The manifest's sequence of an incr file; none for a log of one file.
+    pub seq: Option<u64>,
+    /// The file's inode.
+    pub inode: u64,
+    /// The file's first bytes.
+    pub head: Head,
+    /// End of the last whole command outside MULTI, in bytes.
+    pub offset: u64,
+    /// The database that is selected there.
+    pub db: u64,
+    /// The last time annotation before it, in Unix milliseconds.
+    pub time_ms: Option<i64>,
+}
+
+/// The first bytes of a file, by which it is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    /// How many there were, up to [`HEAD_MAX`].
+    pub len: u64,
+    /// Their CRC-64 in 16 hexadecimal digits.
+    pub crc64: String,
+}
+
+/// How far the output was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputPlace {
+    /// The output's file; none for a pipe or a server.
+    pub file: Option<OutputFile>,
+    /// The database that is selected at the end of the output; none before the first SELECT.
+    pub db: Option<u64>,
+    /// Bytes written in all.
+    pub bytes: u64,
+}
+
+/// A file that the output went to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputFile {
+    /// Its path, by [`escape`]; none for a redirected stdout.
+    pub path: Option<String>,
+    /// Its device.
+    pub dev: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Checkpoint {
+    /// What [`Checkpoint::program`] says.
+    pub const PROGRAM: &'static str = "redis-migration";
+
+    /// What [`Checkpoint::format`] says.
+    pub const FORMAT: u64 = 1;
+
+    /// Reads a checkpoint; none if there is no such file. Errors: `Io`, and `BadCheckpoint` for a
+    /// file that is something else, of another format, or damaged.
+    pub fn load(path: &Path) -> Result<Option<Checkpoint>> {
+        let failed = |e| Error::io(format!("{} cannot be read", path.display()), e);
+        let mut text = Vec::new();
+        match File::open(path) {
+            Ok(file) => file
+                .take(FILE_MAX + 1)
+                .read_to_end(&mut text)
+                .map_err(failed)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        Checkpoint::parse(&text).map(Some).map_err(|why| {
+            Error::plain(ErrorKind::BadCheckpoint {
+                path: path.display().to_string(),
+                why,
+            })
+        })
+    }
+
+    fn parse(text: &[u8]) -> std::result::Result<Checkpoint, String> {
+        /// What every format has: enough to tell whose file it is.
+        #[derive(Deserialize)]
+        struct Any {
+            program: String,
+            format: u64,
+        }
+        if text.is_empty() {
+            return Err("it is empty".to_owned());
+        }
+        if text.len() as u64 > FILE_MAX {
+            return Err("it is larger than any checkpoint".to_owned());
+        }
+        let value: serde_json::Value =
+            serde_json::from_slice(text).map_err(|e| format!("it is not whole JSON: {e}"))?;
+        let any = Any::deserialize(&value).ok();
+        match any.filter(|any| any.program == Self::PROGRAM) {
+            None => return Err(format!("it was not written by {}", Self::PROGRAM)),
+            Some(any) if any.format != Self::FORMAT => {
+                return Err(format!(
+                    "it has format {}, and this version reads format {}",
+                    any.format,
+                    Self::FORMAT
+                ));
+            }
+            Some(_) => {}
+        }
+        let checkpoint =
+            Checkpoint::deserialize(value).map_err(|e| format!("a field is damaged: {e}"))?;
+        let Some(LogPlace { file, head, .. }) = &checkpoint.log else {
+            return Ok(checkpoint);
+        };
+        // It is opened in the log's directory and must not lead out of there.
+        let is_name = unescape(file).is_some_and(|name| {
+            let name = name.as_bytes();
+            !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+        });
+        if !is_name {
+            return Err(format!("its log {file:?} is not the name of a file"));
+        }
+        if head.len > HEAD_MAX || head.crc64.len() != 16 || !is_hex(&head.crc64) {
+            return Err("what it says of the log's first bytes is damaged".to_owned());
+        }
+        Ok(checkpoint)
+    }
+
+    /// Writes it beside its place and renames it: after a failure, or a power cut at any moment, the
+    /// old one is whole. Errors: `Io`.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
+        // Renamed over a device, it would take the device away.
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
+            Ok(meta) if !meta.is_file() => {
+                return Err(failed(io::Error::other("it is not a regular file")));
+            }
+            _ => {}
+        }
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
+        text.push(b'\n');
+        let dir = path
+            .parent()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new()
+            .prefix(".redis-migration-")
+            .tempfile_in(dir)
+            .map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        // Whoever watches the run, as another user perhaps, must be able to read it.
+        file.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(0o644))
+            .map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        // What cannot be renamed is removed when the error goes.
+        file.persist(path).map_err(|e| failed(e.error))?;
+        // The name must survive a power cut as well; where directories cannot be synced it does not.
+        if let Ok(dir) = File::open(dir) {
+            let _ = dir.sync_all();
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    /// Of the first `len` bytes of a file, at most [`HEAD_MAX`]; fewer if the file has fewer. The
+    /// file's own position stays where it is.
+    pub fn of(file: &File, len: u64) -> io::Result<Head> {
+        let mut bytes = vec![0; len.min(HEAD_MAX) as usize];
+        let mut read = 0;
+        while read < bytes.len() {
+            match file.read_at(&mut bytes[read..], read as u64) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Head {
+            len: read as u64,
+            crc64: format!("{:016x}", crc64(&bytes[..read])),
+        })
+    }
+}
+
+impl LogPlace {
+    /// In what an open file differs from the one that was read, in words; none if it is the same
+    /// and still has what was read. It may have grown. Errors: `Io`.
+    pub fn differs(&self, file: &File) -> Result<Option<String>> {
+        let failed = |e| Error::io(format!("{} cannot be read", self.file), e);
+        let meta = file.metadata().map_err(failed)?;
+        let mut found = Vec::new();
+        if meta.ino() != self.inode {
+            found.push(format!(
+                "its inode is {} and was {}",
+                meta.ino(),
+                self.inode
+            ));
+        }
+        if meta.len() < self.offset {
+            found.push(format!(
+                "it has {} bytes and {} were read already",
+                grouped(meta.len()),
+                grouped(self.offset)
+            ));
+        }
+        let head = Head::of(file, self.head.len).map_err(failed)?;
+        if head.len < self.head.len {
+            // Said already where more than these was read.
+            if meta.len() >= self.offset {
+                found.push(format!(
+                    "it has {} bytes and its first {} are known",
+                    grouped(head.len),
+                    grouped(self.head.len)
+                ));
+            }
+        } else if head != self.head {
+            found.push(format!("its first {} bytes differ", grouped(head.len)));
+        }
+        Ok((!found.is_empty()).then(|| found.join(", ")))
+    }
+}
+
+/// A name as text, without loss: a backslash becomes `\\`, and a byte that is not part of a UTF-8
+/// character becomes `\x` and two hexadecimal digits. Most names stay as they are.
+pub fn escape(name: &OsStr) -> String {
+    let mut text = String::new();
+    for chunk in name.as_bytes().utf8_chunks() {
+        text.push_str(&chunk.valid().replace('\\', "\\\\"));
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
+
+/// The name that [`escape`] made into a text; none if it never makes such a text.
+pub fn unescape(text: &str) -> Option<OsString> {
+    let mut name = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'\\', [b'\\', after @ ..]) => {
+                name.push(b'\\');
+                rest = after;
+            }
+            (b'\\', [b'x', high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).ok().filter(|d| is_hex(d))?;
+                name.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = after;
+            }
+            (b'\\', _) => return None,
+            (byte, _) => name.push(*byte),
+        }
+    }
+    let name = OsString::from_vec(name);
+    (escape(&name) == text).then_some(name)
+}
+
+/// Digits as this program writes them.
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A number with commas between thousands.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::PathBuf;
+
+    fn sample() -> Checkpoint {
+        Checkpoint {
+            program: Checkpoint::PROGRAM.to_owned(),
+            format: Checkpoint::FORMAT,
+            input: "/data/appendonlydir".to_owned(),
+            log: Some(LogPlace {
+                file: "appendonly.aof.2.incr.aof".to_owned(),
+                seq: Some(2),
+                inode: 77,
+                head: Head {
+                    len: 9,
+                    crc64: "e9c6d914c4b8d9ca".to_owned(),
+                },
+                offset: 1234,
+                db: 3,
+                time_ms: Some(1_700_000_000_000),
+            }),
+            output: OutputPlace {
+                file: Some(OutputFile {
+                    path: Some("out.resp".to_owned()),
+                    dev: 1,
+                    inode: u64::MAX,
+                    bytes: 99,
+                }),
+                db: None,
+                bytes: 99,
+            },
+            commands: 12,
+            open: true,
+            written_at: "2026-11-24T23:51:00.5Z".parse().expect("a time"),
+        }
+    }
+
+    fn entries(dir: &Path) -> Vec<OsString> {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .expect("a directory")
+            .map(|e| e.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn comes_back_as_it_was_saved() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log.checkpoint");
+        assert_eq!(Checkpoint::load(&path).expect("no file"), None);
+        let mut checkpoint = sample();
+        checkpoint.save(&path).expect("a save");
+        assert_eq!(
+            Checkpoint::load(&path).expect("a load"),
+            Some(checkpoint.clone())
+        );
+        let log = checkpoint.log.as_mut().expect("a place");
+        log.seq = None;
+        log.time_ms = None;
+        checkpoint.output.file = None;
+        checkpoint.output.db = Some(15);
+        checkpoint.open = false;
+        checkpoint.save(&path).expect("a save over the first");
+        assert_eq!(Checkpoint::load(&path).expect("a load"), Some(checkpoint));
+        assert_eq!(entries(dir.path()), ["log.checkpoint"]);
+        let mode = fs::metadata(&path).expect("it").permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+    }
+
+    #[test]
+    fn is_readable_text() {
+        let text = serde_json::to_string_pretty(&sample()).expect("a text");
+        for line in [
+            "  \"program\": \"redis-migration\",",
+            "  \"format\": 1,",
+            "      \"crc64\": \"e9c6d914c4b8d9ca\"",
+            "  \"written_at\": \"2026-11-24T23:51:00.5Z\"",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_save_that_fails_leaves_all_as_it_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let message = |path: &Path| sample().save(path).expect_err("no place").to_string();
+        let missing = dir.path().join("missing/log.checkpoint");
+        let text = message(&missing);
+        assert!(
+            text.starts_with(&format!("{} cannot be written: ", missing.display())),
+            "{text}"
+        );
+        assert!(entries(dir.path()).is_empty());
+        // A path that is a directory.
+        let place = dir.path().join("place");
+        fs::create_dir(&place).expect("a directory");
+        fs::write(place.join("inside"), "a").expect("a file");
+        assert!(message(&place).contains("cannot be written: is a directory"));
+        assert!(message(Path::new("/dev/null")).contains("not a regular file"));
+        assert_eq!(entries(dir.path()), ["place"]);
+        assert_eq!(entries(&place), ["inside"]);
+        // A directory that is in truth a file.
+        let file = dir.path().join("file");
+        sample().save(&file).expect("a save");
+        assert!(message(&file.join("x")).contains("cannot be written"));
+        assert_eq!(Checkpoint::load(&file).expect("a load"), Some(sample()));
+        assert_eq!(entries(dir.path()), ["file", "place"]);
+    }
+
+    #[test]
+    fn a_temporary_that_cannot_get_its_name_is_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let long = dir.path().join("x".repeat(300));
+        assert!(sample().save(&long).is_err());
+        assert!(entries(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_name_alone_is_one_of_the_working_directory() {
+        let path = PathBuf::from(format!(".checkpoint-test-{}", std::process::id()));
+        assert_eq!(Checkpoint::load(&path).expect("no file"), None);
+        let saved = sample().save(&path);
+        let loaded = Checkpoint::load(&path);
+        let _ = fs::remove_file(&path);
+        saved.expect("a save");
+        assert_eq!(loaded.expect("a load"), Some(sample()));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log.checkpoint");
+        let why = |text: &[u8]| {
+            fs::write(&path, text).expect("a file");
+            let error = Checkpoint::load(&path).expect_err("not a checkpoint");
+            match error.kind() {
+                ErrorKind::BadCheckpoint { path: named, why } => {
+                    assert_eq!(named, &path.display().to_string());
+                    why.clone()
+                }
+                other => panic!("{other}"),
+            }
+        };
+        assert_eq!(why(b""), "it is empty");
+        assert!(why(b"*1\r\n$4\r\nPING\r\n").starts_with("it is not whole JSON: "));
+        assert!(why(b"\xff\xfe\0").starts_with("it is not whole JSON: "));
+        for other in [
+            &b"{}"[..],
+            b"[]",
+            b"null",
+            b"17",
+            b"{\"program\":\"x\",\"format\":1}",
+        ] {
+            assert_eq!(why(other), "it was not written by redis-migration");
+        }
+        let text = serde_json::to_string_pretty(&sample()).expect("a text");
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}");
+            text.replacen(from, to, 1).into_bytes()
+        };
+        assert_eq!(
+            why(&with("\"format\": 1", "\"format\": 2")),
+            "it has format 2, and this version reads format 1"
+        );
+        for (from, to) in [
+            ("\"offset\": 1234", "\"offset\": -1"),
+            ("\"offset\": 1234", "\"offset\": \"1234\""),
+            ("\"offset\": 1234,", ""),
+            ("\"open\": true", "\"shut\": true"),
+            ("\"commands\"", "\"more\": 1, \"commands\""),
+            ("2026-11-24T", "2026-13-24T"),
+        ] {
+            let why = why(&with(from, to));
+            assert!(why.starts_with("a field is damaged: "), "{to}: {why}");
+        }
+        for name in ["", ".", "..", "a/b", "a\\\\x2", "\\\\x41", "a\\u0000"] {
+            let why = why(&with("appendonly.aof.2.incr.aof", name));
+            assert!(why.contains("is not the name of a file"), "{name}: {why}");
+        }
+        for (from, to) in [
+            ("e9c6d914c4b8d9ca", "e9c6d914c4b8d9cg"),
+            ("e9c6d914c4b8d9ca", "e9c6"),
+            ("\"len\": 9", "\"len\": 4097"),
+        ] {
+            assert!(why(&with(from, to)).contains("first bytes"));
+        }
+        // Cut anywhere, it is never taken for whole.
+        for cut in 0..text.len() {
+            why(&text.as_bytes()[..cut]);
+        }
+        fs::write(&path, vec![b' '; FILE_MAX as usize + 1]).expect("a file");
+        assert!(Checkpoint::load(&path).is_err());
+        let error = Checkpoint::load(dir.path()).expect_err("a directory");
+        assert!(matches!(error.kind(), ErrorKind::Io { .. }));
+    }
+
+    #[test]
+    fn names_of_any_bytes_come_back() {
+        for (name, text) in [
+            (&b"appendonly.aof"[..], "appendonly.aof"),
+            ("größe 鍵".as_bytes(), "größe 鍵"),
+            (b"a\xffb\xc3", "a\\xffb\\xc3"),
+            (b"a\\xff", "a\\\\xff"),
+            (b"\"\n\x01", "\"\n\x01"),
+            (b"", ""),
+        ] {
+            let name = OsStr::from_bytes(name);
+            assert_eq!(escape(name), text);
+            assert_eq!(unescape(text).as_deref(), Some(name));
+        }
+        // Every pair of bytes.
+        for pair in 0..=u16::MAX {
+            let name = OsString::from_vec(pair.to_be_bytes().to_vec());
+            assert_eq!(unescape(&escape(&name)), Some(name));
+        }
+        for text in [
+            "\\",
+            "\\x",
+            "\\x4",
+            "\\xFF",
+            "\\x41",
+            "\\n",
+            "a\\xc3\\xbc",
+            "\\x+1",
+        ] {
+            assert_eq!(unescape(text), None, "{text}");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log.checkpoint");
+        let mut checkpoint = sample();
+        let name = OsStr::from_bytes(b"log\xff\\.aof");
+        checkpoint.log.as_mut().expect("a place").file = escape(name);
+        checkpoint.save(&path).expect("a save");
+        let loaded = Checkpoint::load(&path).expect("a load").expect("a file");
+        assert_eq!(
+            unescape(&loaded.log.expect("a place").file).as_deref(),
+            Some(name)
+        );
+    }
+
+    #[test]
+    fn heads() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        fs::write(&path, "123456789").expect("a file");
+        let file = File::open(&path).expect("it");
+        let head = |len| Head::of(&file, len).expect("its first bytes");
+        assert_eq!(head(9).crc64, "e9c6d914c4b8d9ca");
+        assert_eq!(head(9), head(u64::MAX));
+        assert_eq!((head(0).len, head(4).len), (0, 4));
+        assert_eq!(head(0).crc64, "0000000000000000");
+        fs::write(&path, vec![7; 5000]).expect("a file");
+        assert_eq!(head(5000).len, HEAD_MAX);
+    }
+
+    #[test]
+    fn knows_the_file_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+        fs::write(&path, &bytes).expect("a file");
+        let open = || File::open(&path).expect("it");
+        let file = open();
+        let inode = file.metadata().expect("its inode").ino();
+        let place = LogPlace {
+            inode,
+            head: Head::of(&file, bytes.len() as u64).expect("its first bytes"),
+            offset: 9_000,
+            ..sample().log.expect("a place")
+        };
+        let differs = |place: &LogPlace| place.differs(&open()).expect("an answer");
+        assert_eq!(differs(&place), None);
+        // Grown.
+        fs::write(&path, [&bytes[..], b"more"].concat()).expect("a longer one");
+        assert_eq!(differs(&place), None);
+        // Cut behind what was read, then before it, then within the first bytes.
+        let cut = |len| {
+            let file = File::options().write(true).open(&path).expect("it");
+            file.set_len(len).expect("its length");
+        };
+        cut(9_000);
+        assert_eq!(differs(&place), None);
+        cut(8_999);
+        let text = "it has 8,999 bytes and 9,000 were read already";
+        assert_eq!(differs(&place).as_deref(), Some(text));
+        cut(10);
+        let text = "it has 10 bytes and 9,000 were read already";
+        assert_eq!(differs(&place).as_deref(), Some(text));
+        // With little read.
+        let early = LogPlace {
+            offset: 5,
+            ..place.clone()
+        };
+        let text = "it has 10 bytes and its first 4,096 are known";
+        assert_eq!(differs(&early).as_deref(), Some(text));
+        // Rewritten in place.
+        let mut other = bytes.clone();
+        other[4095] ^= 1;
+        fs::write(&path, &other).expect("another one");
+        let text = "its first 4,096 bytes differ";
+        assert_eq!(differs(&place).as_deref(), Some(text));
+        // Beyond the first bytes nothing is looked at.
+        other[4095] ^= 1;
+        other[4096] ^= 1;
+        fs::write(&path, &other).expect("another one");
+        assert_eq!(differs(&place), None);
+        // Replaced by a copy. The first file is still open, so that its inode is not given anew.
+        fs::write(dir.path().join("copy"), &bytes).expect("a copy");
+        fs::rename(dir.path().join("copy"), &path).expect("a rename");
+        let now = open().metadata().expect("its inode").ino();
+        let text = format!("its inode is {now} and was {inode}");
+        assert_eq!(differs(&place), Some(text.clone()));
+        // Replaced by another.
+        fs::write(dir.path().join("copy"), "short").expect("a copy");
+        fs::rename(dir.path().join("copy"), &path).expect("a rename");
+        let now = open().metadata().expect("its inode").ino();
+        let text = format!(
+            "its inode is {now} and was {inode}, it has 5 bytes and 9,000 were read already"
+        );
+        assert_eq!(differs(&place), Some(text));
+    }
+
+    #[test]
+    fn a_file_that_was_short_is_known_by_what_it_had() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        fs::write(&path, "*1\r\n").expect("a file");
+        let file = File::open(&path).expect("it");
+        let place = LogPlace {
+            inode: file.metadata().expect("its inode").ino(),
+            head: Head::of(&file, HEAD_MAX).expect("its first bytes"),
+            offset: 0,
+            ..sample().log.expect("a place")
+        };
+        assert_eq!(place.head.len, 4);
+        fs::write(&path, "*1\r\n$4\r\nPING\r\n").expect("a longer one");
+        assert_eq!(place.differs(&file).expect("an answer"), None);
+        fs::write(&path, "*2\r\n$4\r\nPING\r\n").expect("another one");
+        let text = "its first 4 bytes differ";
+        assert_eq!(
+            place.differs(&file).expect("an answer").as_deref(),
+            Some(text)
+        );
+    }
+
+    #[test]
+    fn thousands() {
+        for (n, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1234567, "1,234,567"),
+        ] {
+            assert_eq!(grouped(n), text);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! A log → commands for a destination, unit by unit.
+
+use super::read::{Event, Reader, Tail, inside};
+use crate::command::encode::{OnError, Settings};
+use crate::command::rewrite::Rewriter;
+use crate::cursor::At;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Verdict;
+use crate::input::Input;
+use crate::pipeline::{self, Options, Progress, Report, Stream};
+use crate::rdb::expiry::for_each_expiry;
+use crate::rdb::type_name;
+use crate::resp::parse::{Command, Record};
+use crate::resp::write::{Block, Blocks, Out};
+use crate::sink::Sink;
+use crate::tally::{Reject, Tally};
+
+/// Takes what could not be written.
+pub type Rejected<'a> = dyn FnMut(&Reject) -> Result<()> + Send + 'a;
+
+/// Where the reading of a log came to rest.
+#[derive(Debug)]
+pub enum Rest {
+    /// There is no more for now.
+    Dry(Tail),
+    /// It reached the place or the time at which it was to stop.
+    Until,
+    /// It failed; what stands before was written.
+    Failed(Error),
+}
+
+/// Writes snapshots and logs into one stream of commands, one after the other, as a server would load them.
+pub struct Conversion<'s> {
+    settings: &'s Settings,
+    /// Which database the destination has selected.
+    pub stream: Stream,
+    rewriter: Rewriter<'s>,
+}
+
+impl<'s> Conversion<'s> {
+    /// A stream that begins empty, or where `stream` says.
+    ///
+    /// With `transform.hold_until_ms`, which a log needs, [`settle`](Self::settle) belongs to the end.
+    pub fn new(settings: &'s Settings, stream: Stream) -> Conversion<'s> {
+        Conversion {
+            settings,
+            stream,
+            rewriter: Rewriter::new(settings),
+        }
+    }
+
+    /// Writes a snapshot.
+    pub fn snapshot(
+        &mut self,
+        input: &Input,
+        options: &Options,
+        sink: &mut dyn Sink,
+        reject: &mut Rejected<'_>,
+        progress: &Progress,
+    ) -> Report {
+        let mut report = pipeline::convert(
+            input,
+            self.settings,
+            options,
+            &mut self.stream,
+            sink,
+            reject,
+            progress,
+        );
+        if self.settings.transform.hold_until_ms.is_some()
+            && let Err(error) = self.hold_expiries_of(input, progress)
+        {
+            report.error.get_or_insert(error);
+        }
+        report
+    }
+
+    /// Remembers the true times of what the encoder wrote as held.
+    fn hold_expiries_of(&mut self, input: &Input, progress: &Progress) -> Result<()> {
+        let (filter, transform) = (&self.settings.filter, &self.settings.transform);
+        let rewriter = &mut self.rewriter;
+        for_each_expiry(&input.data, |one| {
+            progress.check_stop()?;
+            let Some(at) = transform.true_expiry(Some(one.at_ms)) else {
+                return Ok(());
+            };
+            if transform.held(at).is_none() {
+                return Ok(());
+            }
+            let expire_at_ms = one.record.attributes.expire_at_ms;
+            let verdict = filter.verdict(
+                one.db,
+                one.key,
+                expire_at_ms,
+                || type_name(one.record.ty, one.value),
+                || one.value_bytes,
+            );
+            if verdict == Verdict::Pass {
+                rewriter.hold_key(one.db, one.key, one.field, at)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Begins another file of a log, in database `db`: 0 at its start. `clock_ms` is the time in Unix milliseconds that
+    /// relative expiries count from until the log tells its own.
+    pub fn begin_file(&mut self, db: u64, clock_ms: Option<i64>) {
+        self.rewriter.db = db;
+        self.rewriter.time_ms = None;
+        self.rewriter.clock_ms = clock_ms;
+    }
+
+    /// Goes on in a file whose last `#TS:` told this time.
+    pub fn set_time(&mut self, time_ms: Option<i64>) {
+        self.rewriter.time_ms = time_ms;
+    }
+
+    /// The database that the log has selected.
+    pub fn db(&self) -> u64 {
+        self.rewriter.db
+    }
+
+    /// The time that the log told last, in Unix milliseconds.
+    pub fn time_ms(&self) -> Option<i64> {
+        self.rewriter.time_ms
+    }
+
+    /// Whether expiries are held back at present.
+    pub fn holds(&self) -> bool {
+        self.rewriter.holds()
+    }
+
+    /// Writes what there is of a log, as far as it is whole. Returns what was counted, and why it ended.
+    pub fn log(
+        &mut self,
+        reader: &mut Reader,
+        sink: &mut dyn Sink,
+        reject: &mut Rejected<'_>,
+        progress: &Progress,
+    ) -> (Tally, Rest) {
+        let mut blocks = Straight {
+            sink,
+            progress,
+            free: Vec::new(),
+        };
+        let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
+        let rest = self
+            .units(reader, &mut out, reject, progress)
+            .unwrap_or_else(Rest::Failed);
+        let flushed = out.flush();
+        let mut tally = std::mem::take(&mut self.rewriter.tally);
+        tally.commands = out.commands;
+        match flushed {
+            Ok(()) => (tally, rest),
+            Err(error) => (tally, Rest::Failed(error)),
+        }
+    }
+
+    fn units(
+        &mut self,
+        reader: &mut Reader,
+        out: &mut Out<'_>,
+        reject: &mut Rejected<'_>,
+        progress: &Progress,
+    ) -> Result<Rest> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let lenient = reader.lenient();
+        let goes_on = self.settings.on_error == OnError::Continue;
+        let mut done = reader.offset();
+        loop {
+            progress.check_stop()?;
+            let rewriter = &mut self.rewriter;
+            let selected = &mut self.stream.db;
+            match reader.next(|name, argc| rewriter.passes(name, argc))? {
+                Event::Plain { raw, commands } => {
+                    rewriter.pass(raw, commands, selected, out)?;
+                    progress.commands.fetch_add(commands, Relaxed);
+                }
+                Event::Command { offset, command } => {
+                    let db = rewriter.db;
+                    let decision = rewriter.decide(&command, db);
+                    if let Some(why) = decision.refusal() {
+                        if !goes_on {
+                            return Err(Rewriter::refused(&command, offset, db, why));
+                        }
+                        reject(&Rewriter::reject(&command, db, offset, why))?;
+                    }
+                    rewriter.write(&command, &decision, selected, out)?;
+                    progress.commands.fetch_add(1, Relaxed);
+                }
+                Event::Transaction {
+                    offset,
+                    raw,
+                    commands,
+                } => {
+                    let unit = Unit {
+                        offset,
+                        raw,
+                        lenient,
+                    };
+                    unit.write(self, out, reject, goes_on)?;
+                    progress.commands.fetch_add(commands, Relaxed);
+                }
+                Event::Time(seconds) => rewriter.time_ms = Some(seconds.saturating_mul(1000)),
+                Event::Stray => {
+                    rewriter.tally.log.read += 1;
+                    rewriter.tally.log.filtered += 1;
+                }
+                Event::Until => return Ok(Rest::Until),
+                Event::Dry => return Ok(Rest::Dry(reader.tail())),
+            }
+            let now = reader.offset();
+            progress.done.fetch_add(now - done, Relaxed);
+            done = now;
+        }
+    }
+
+    /// Whether a log holds commands of a database that the destination does not have; nothing is written.
+    pub fn check_databases(&mut self, reader: &mut Reader, progress: &Progress) -> Result<()> {
+        if !self.settings.target.dialect.single_db() {
+            return Ok(());
+        }
+        let lenient = reader.lenient();
+        let mut db = 0;
+        loop {
+            progress.check_stop()?;
+            let rewriter = &self.rewriter;
+            let mut look = |offset: u64, command: Command<'_>| {
+                let decision = rewriter.decide(&command, db);
+                db = decision.selects().unwrap_or(db);
+                match decision.refusal() {
+                    Some(why) if decision.is_of_other_db() => {
+                        let what = format!("the log holds keys of database {db}, and {why}");
+                        Err(Error::new(ErrorKind::Databases(what), At::file(offset)))
+                    }
+                    _ => Ok(()),
+                }
+            };
+            // What is broken is reported when it is written.
+            match reader.next(|_, _| false) {
+                Ok(Event::Command { offset, command }) => look(offset, command)?,
+                Ok(Event::Transaction { offset, raw, .. }) => {
+                    for record in inside(raw, lenient) {
+                        if let Record::Command(command) = record {
+                            look(offset, command)?;
+                        }
+                    }
+                }
+                Ok(Event::Dry | Event::Until) | Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Writes the true times of what was held back; from now on nothing is.
+    pub fn settle(&mut self, sink: &mut dyn Sink, progress: &Progress) -> (Tally, Result<()>) {
+        let mut blocks = Straight {
+            sink,
+            progress,
+            free: Vec::new(),
+        };
+        let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
+        let result = self
+            .rewriter
+            .settle(&mut self.stream.db, &mut out)
+            .and_then(|()| out.flush());
+        let mut tally = std::mem::take(&mut self.rewriter.tally);
+        tally.commands = out.commands;
+        (tally, result)
+    }
+}
+
+/// A transaction that was read whole.
+struct Unit<'a> {
+    offset: u64,
+    raw: &'a [u8],
+    lenient: bool,
+}
+
+impl<'a> Unit<'a> {
+    /// Commands with their offsets, and the times between them; MULTI and EXEC are left out.
+    fn records(&self) -> impl Iterator<Item = (u64, Record<'a>)> + use<'a> {
+        let mut offset = self.offset;
+        inside(self.raw, self.lenient)
+            .map(move |record| {
+                let at = offset;
+                offset += match record {
+                    Record::Command(command) => command.raw.len() as u64,
+                    Record::Annotation(line) => line.len() as u64,
+                };
+                (at, record)
+            })
+            .filter(|(_, record)| match record {
+                Record::Command(command) => {
+                    let is = |name: &[u8]| command.name().eq_ignore_ascii_case(name);
+                    !is(b"MULTI") && !is(b"EXEC") && !is(b"DISCARD")
+                }
+                Record::Annotation(_) => true,
+            })
+    }
+
+    /// Writes all of it, or nothing where one of its commands cannot be written.
+    fn write(
+        &self,
+        conversion: &mut Conversion<'_>,
+        out: &mut Out<'_>,
+        reject: &mut Rejected<'_>,
+        goes_on: bool,
+    ) -> Result<()> {
+        let rewriter = &mut conversion.rewriter;
+        let selected = &mut conversion.stream.db;
+        let dialect = conversion.settings.target.dialect;
+        rewriter.tally.log.transactions += 1;
+        let (time_before, mut db) = (rewriter.time_ms, rewriter.db);
+        let (mut writes, mut refused, mut first_db) = (0, false, None);
+        for (offset, record) in self.records() {
+            match record {
+                Record::Annotation(line) => rewriter.hear(line),
+                Record::Command(command) => {
+                    let decision = rewriter.decide(&command, db);
+                    db = decision.selects().unwrap_or(db);
+                    if decision.is_written() {
+                        writes += 1;
+                        first_db.get_or_insert(db);
+                    }
+                    if let Some(why) = decision.refusal() {
+                        if !goes_on {
+                            return Err(Rewriter::refused(&command, offset, db, why));
+                        }
+                        refused = true;
+                    }
+                }
+            }
+        }
+        rewriter.time_ms = time_before;
+        // DISCARD is in no server's log, but what it says is clear.
+        let discarded = self.raw.len() > 20
+            && self.raw[self.raw.len() - 20..]
+                .to_ascii_uppercase()
+                .ends_with(b"$7\r\nDISCARD\r\n");
+        let framed = writes > 0 && !refused && !discarded && !dialect.single_db();
+        if framed {
+            rewriter.select(
+                first_db.map(|db| conversion.settings.transform.db(db)),
+                selected,
+                out,
+            )?;
+            out.command(&[b"MULTI"])?;
+        }
+        for (offset, record) in self.records() {
+            let command = match record {
+                Record::Annotation(line) => {
+                    rewriter.hear(line);
+                    continue;
+                }
+                Record::Command(command) => command,
+            };
+            let db = rewriter.db;
+            let decision = rewriter.decide(&command, db);
+            if discarded {
+                rewriter.drop_command(&decision, false);
+            } else if refused && decision.selects().is_none() {
+                let why = decision
+                    .refusal()
+                    .unwrap_or("another command of its transaction cannot be written");
+                reject(&Rewriter::reject(&command, db, offset, why))?;
+                rewriter.drop_command(&decision, true);
+            } else {
+                rewriter.write(&command, &decision, selected, out)?;
+            }
+        }
+        if framed {
+            out.command(&[b"EXEC"])?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are written at once.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Blocks that are written as they come.
+struct Straight<'a> {
+    sink: &'a mut dyn Sink,
+    progress: &'a Progress,
+    free: Vec<Vec<u8>>,
+}
+
+impl Blocks for Straight<'_> {
+    fn hand_on(&mut self, block: Block, _db: Option<u64>) -> Result<()> {
+        let len = block.bytes().len() as u64;
+        self.sink.write(std::slice::from_ref(&block))?;
+        self.progress
+            .bytes_out
+            .fetch_add(len, std::sync::atomic::Ordering::Relaxed);
+        if let Block::Owned { buffer, .. } = block {
+            self.free.push(buffer);
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        self.free
+            .pop()
+            .unwrap_or_else(|| vec![0; BLOCK_BYTES + BLOCK_BYTES / 4])
+    }
+}

@@ -1,0 +1,300 @@
+//! A log that grows: where it goes on when a file has nothing more.
+//!
+//! A server appends to one file. When it rewrites its log it goes on in another one: from 7.0 on in the next
+//! incremental file of the manifest, before that in a new file of the same name that begins with everything there was.
+//! Both are followed without replaying what is known already. What cannot be followed exactly ends the run.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::manifest::Manifest;
+use super::read::{Reader, Tail, TailKind, Until};
+use super::set::{directory_of, is_gone, open_part};
+use super::watch::Watch;
+use crate::cursor::At;
+use crate::error::{Error, ErrorKind, Result};
+use crate::input::{Kind, OpenOptions, Source};
+use crate::rdb::scan::{Along, Scanner};
+
+/// A server's writes are looked for this often where nothing tells of them.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Follows a log from file to file.
+#[derive(Debug)]
+pub struct Follower {
+    /// The file of one, or the manifest.
+    path: PathBuf,
+    /// Number of the incremental file; `None` for a log of one file.
+    seq: Option<u64>,
+    inode: u64,
+    reader: Reader,
+    until: Option<Until>,
+    watch: Watch,
+    /// What comes behind the present file, which is read to its end once more first.
+    next: Option<Next>,
+}
+
+#[derive(Debug)]
+enum Next {
+    /// The next incremental file.
+    Incr(u64, Source),
+    /// A file that took the name of this one.
+    Replaced(File),
+}
+
+/// What to do when a file has no more for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Read on: there may be more in the same file.
+    Again,
+    /// Read on in the next file; its database is 0 again.
+    NextFile,
+    /// Wait.
+    Wait,
+}
+
+impl Follower {
+    /// Goes on with `reader`, in the incremental file `seq` of the manifest at `path`, or in the file at `path`.
+    pub fn new(
+        path: &Path,
+        seq: Option<u64>,
+        reader: Reader,
+        until: Option<Until>,
+    ) -> Result<Follower> {
+        let mut watch = Watch::new();
+        watch.follow(directory_of(path));
+        Ok(Follower {
+            path: path.to_owned(),
+            seq,
+            inode: inode(&reader)?,
+            reader,
+            until,
+            watch,
+            next: None,
+        })
+    }
+
+    /// The present file.
+    pub fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+
+    /// Number of the present incremental file.
+    pub fn seq(&self) -> Option<u64> {
+        self.seq
+    }
+
+    /// Whether no other file is known to come behind the present one.
+    pub fn is_last(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// Waits until something may have been written.
+    pub fn wait(&mut self) {
+        self.watch.wait(LOOK);
+    }
+
+    /// What to do where the present file has no more; it ends in `tail`.
+    pub fn step(&mut self, tail: Tail) -> Result<Step> {
+        if let Some(next) = self.next.take() {
+            return self.enter(next, tail);
+        }
+        if self.seq.is_some() {
+            if let Some((seq, source)) = self.next_incr()? {
+                self.next = Some(Next::Incr(seq, source));
+                return Ok(Step::Again);
+            }
+        } else if let Some(file) = self.replaced()? {
+            self.next = Some(Next::Replaced(file));
+            return Ok(Step::Again);
+        }
+        self.check_cut()?;
+        Ok(Step::Wait)
+    }
+
+    /// A server cuts off what it could not write whole. What was cut off further up had been taken already.
+    fn check_cut(&mut self) -> Result<()> {
+        let len = self
+            .reader
+            .file()
+            .metadata()
+            .map_err(|e| Error::io(format!("{} cannot be read", self.reader.name()), e))?
+            .len();
+        if len >= self.reader.read_to() {
+            return Ok(());
+        }
+        let taken = self.reader.offset();
+        if len < taken {
+            return Err(gone(format!(
+                "{} was cut to {len} bytes, and {taken} were written already: the server lost commands that the output holds",
+                self.reader.name()
+            )));
+        }
+        self.reader.forget_unfinished();
+        Ok(())
+    }
+
+    /// The incremental file that follows the present one, once the manifest lists it.
+    fn next_incr(&self) -> Result<Option<(u64, Source)>> {
+        let Some(seq) = self.seq else { return Ok(None) };
+        let manifest = match Manifest::read(&self.path) {
+            Ok(manifest) => manifest,
+            // It is replaced by a rename; for that moment a directory may even be away.
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(next) = manifest.incr.iter().find(|entry| entry.seq > seq) else {
+            if manifest.incr.last().is_some_and(|last| last.seq < seq) || manifest.incr.is_empty() {
+                return Err(gone(format!(
+                    "{} is not listed any more, and no later file is: the log was started anew",
+                    self.reader.name()
+                )));
+            }
+            return Ok(None);
+        };
+        if next.seq != seq + 1 {
+            return Err(gone(format!(
+                "behind incremental file {seq} the manifest lists {}: files between them are missing",
+                next.seq
+            )));
+        }
+        let ours = manifest
+            .incr
+            .iter()
+            .chain(&manifest.history)
+            .find(|entry| entry.seq == seq);
+        // Where servers note their replication offsets, these tell whether anything happened between the two files.
+        if let (Some(end), Some(start)) = (ours.and_then(|ours| ours.end_offset), next.start_offset)
+            && end != start
+        {
+            return Err(gone(format!(
+                "the log was switched off between incremental files {seq} and {}, and what happened meanwhile is in the new base only",
+                next.seq
+            )));
+        }
+        let stop = AtomicBool::new(false);
+        match open_part(&manifest, &self.path, next, &OpenOptions::default(), &stop) {
+            Ok(source) => Ok(Some((next.seq, source))),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The file that took the present one's name.
+    fn replaced(&self) -> Result<Option<File>> {
+        let failed = |e| Error::io(format!("{} cannot be opened", self.path.display()), e);
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            // Between two renames, or for a while.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        let inode = file.metadata().map_err(failed)?.ino();
+        Ok((inode != self.inode).then_some(file))
+    }
+
+    /// Goes over to the next file, where the present one was read to its end.
+    fn enter(&mut self, next: Next, tail: Tail) -> Result<Step> {
+        if tail.kind != TailKind::Clean {
+            return Err(torn_inside(tail));
+        }
+        let lenient = self.reader.lenient();
+        let (name, file, from) = match next {
+            Next::Incr(seq, source) => {
+                self.seq = Some(seq);
+                (source.name, source.file, 0)
+            }
+            Next::Replaced(file) => {
+                let from = self.place_in(&file)?;
+                (self.reader.name().to_owned(), file, from)
+            }
+        };
+        let reader = Reader::new(file, &name, from, lenient, self.until);
+        self.inode = inode(&reader)?;
+        self.reader = reader;
+        Ok(Step::NextFile)
+    }
+
+    /// Where in a rewritten file the log goes on: behind the snapshot that it begins with, and behind what was logged
+    /// while that was written, which both files hold. Both begin that part with a SELECT.
+    fn place_in(&self, file: &File) -> Result<u64> {
+        let name = self.reader.name();
+        let failed = |e| Error::io(format!("{name} cannot be read"), e);
+        let unclear = |why: &str| {
+            gone(format!(
+                "{name} was rewritten, and where its new file goes on cannot be told for certain: {why}"
+            ))
+        };
+        let source = Source::of_file(name, file.try_clone().map_err(failed)?)?;
+        if source.kind != Kind::Snapshot {
+            return Err(unclear("it does not begin with a snapshot"));
+        }
+        let input = source.snapshot(true)?;
+        let mut scanner = Scanner::new(&input.data, Along::Off, false, false)?;
+        while scanner.next_task()?.is_some() {}
+        let base = scanner.info.end.unwrap_or(0);
+        let new_len = file.metadata().map_err(failed)?.len();
+        if new_len == base {
+            return Ok(base);
+        }
+        let (old, end) = (self.reader.file(), self.reader.offset());
+        let mut places = Vec::new();
+        for select in self.reader.selects().rev() {
+            let len = end - select;
+            if len <= new_len - base
+                && same_bytes((old, select), (file, base), len).map_err(failed)?
+            {
+                places.push(base + len);
+            }
+        }
+        match places[..] {
+            [place] => Ok(place),
+            [] => Err(unclear("it does not go on with the end of the old one")),
+            _ => Err(unclear(
+                "it goes on with what the old one holds several times",
+            )),
+        }
+    }
+}
+
+/// The error of a file that ends in the middle of something although others come after it.
+pub fn torn_inside(tail: Tail) -> Error {
+    let what = match tail.kind {
+        TailKind::Transaction { .. } => "a transaction, and it is not the last file",
+        _ => "a command, and it is not the last file",
+    };
+    let keeps = tail.whole;
+    Error::new(ErrorKind::TornLog { what, keeps }, At::file(tail.whole))
+}
+
+fn gone(why: String) -> Error {
+    Error::plain(ErrorKind::LogGone(why))
+}
+
+fn inode(reader: &Reader) -> Result<u64> {
+    reader
+        .file()
+        .metadata()
+        .map(|meta| meta.ino())
+        .map_err(|e| Error::io(format!("{} cannot be read", reader.name()), e))
+}
+
+/// Whether `len` bytes of two files are the same.
+fn same_bytes(a: (&File, u64), b: (&File, u64), len: u64) -> io::Result<bool> {
+    let (mut one, mut two) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    let mut done = 0;
+    while done < len {
+        let n = (len - done).min(one.len() as u64) as usize;
+        a.0.read_exact_at(&mut one[..n], a.1 + done)?;
+        b.0.read_exact_at(&mut two[..n], b.1 + done)?;
+        if one[..n] != two[..n] {
+            return Ok(false);
+        }
+        done += n as u64;
+    }
+    Ok(true)
+}

@@ -1,0 +1,648 @@
+//! The commands of a log in order: single ones, and transactions as a whole.
+//!
+//! A unit, which is a command or everything from MULTI to its EXEC, is given when it is whole. It lies in the reader's
+//! buffer or, where it is larger than that may grow, in a temporary file that is mapped; so the largest argument does
+//! not decide how much memory is needed. The log itself is read and never mapped: its server may cut it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::cursor::At;
+use crate::error::{Error, ErrorKind, Result, show_key};
+use crate::input::{Mapped, Spool};
+use crate::resp::parse::{Broken, Command, Found, Parser, Record, Wrong, time_of};
+
+/// Bytes that are read at once.
+const READ_BYTES: usize = 256 << 10;
+/// Units above this size go through a temporary file.
+const MOST_IN_MEMORY: usize = 4 << 20;
+
+/// Records of which the beginning is at hand when their end is found, also within units of any size.
+const SHORT_RECORD: u64 = 64;
+
+/// What comes next in a log.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Commands outside transactions that need no second look, as they stand.
+    Plain {
+        /// Their bytes.
+        raw: &'a [u8],
+        /// How many.
+        commands: u64,
+    },
+    /// One command outside transactions.
+    Command {
+        /// Offset of its first byte.
+        offset: u64,
+        /// The command.
+        command: Command<'a>,
+    },
+    /// A transaction.
+    Transaction {
+        /// Offset of its first byte.
+        offset: u64,
+        /// From MULTI to EXEC, both included, with the `#` lines between.
+        raw: &'a [u8],
+        /// Commands between MULTI and EXEC.
+        commands: u64,
+    },
+    /// `#TS:`, the time of what follows in Unix seconds. Times inside transactions are the transaction's.
+    Time(i64),
+    /// EXEC or DISCARD without MULTI, which strict reading refuses.
+    Stray,
+    /// There is no more for now.
+    Dry,
+    /// The place or the time at which the reading was to stop.
+    Until,
+}
+
+/// Where a log is to be read no further: whole units only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Units that end at or before this byte.
+    Offset(u64),
+    /// What stands before the first `#TS:` that is later than this, in Unix milliseconds.
+    TimeMs(i64),
+}
+
+/// How a log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tail {
+    /// Bytes of the log.
+    pub len: u64,
+    /// Bytes up to the end of the last unit.
+    pub whole: u64,
+    /// What stands behind it.
+    pub kind: TailKind,
+}
+
+/// What stands behind the last whole unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TailKind {
+    /// Nothing.
+    Clean,
+    /// A command that is not whole.
+    Command,
+    /// A transaction without its EXEC.
+    Transaction {
+        /// Whole commands in it.
+        commands: u64,
+    },
+}
+
+/// Reads a log.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    name: String,
+    lenient: bool,
+    until: Option<Until>,
+    /// Offset in the file of the next byte to read.
+    next_read: u64,
+    buffer: Vec<u8>,
+    /// Where the present unit begins in the buffer.
+    from: usize,
+    /// Where the present record begins.
+    at: usize,
+    /// Bytes in use.
+    filled: usize,
+    parser: Parser,
+    multi: Option<Multi>,
+    giant: Option<Giant>,
+    /// Offset of the last record that was found whole.
+    last: Option<u64>,
+    /// Offsets of the last SELECTs outside transactions.
+    selects: VecDeque<u64>,
+    /// Whether a `#TS:` was seen.
+    pub timed: bool,
+}
+
+/// So many SELECTs are remembered.
+const SELECTS: usize = 4096;
+
+#[derive(Debug, Clone, Copy)]
+struct Multi {
+    commands: u64,
+}
+
+/// A unit on its way through a temporary file.
+#[derive(Debug)]
+struct Giant {
+    spool: Option<Spool>,
+    whole: Option<Mapped>,
+    /// Offset in the file of its first byte.
+    offset: u64,
+    /// Bytes of it before the buffer's first.
+    before: u64,
+    /// Where the present record begins, from the unit's start.
+    record: u64,
+}
+
+impl Reader {
+    /// From the byte `from` of a log on, where a unit must begin.
+    pub fn new(file: File, name: &str, from: u64, lenient: bool, until: Option<Until>) -> Reader {
+        Reader {
+            file,
+            name: name.to_owned(),
+            lenient,
+            until,
+            next_read: from,
+            buffer: Vec::new(),
+            from: 0,
+            at: 0,
+            filled: 0,
+            parser: Parser::new(lenient),
+            multi: None,
+            giant: None,
+            last: None,
+            selects: VecDeque::new(),
+            timed: false,
+        }
+    }
+
+    /// The file that is read.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether commands are read as servers' loaders read them.
+    pub fn lenient(&self) -> bool {
+        self.lenient
+    }
+
+    /// Offset behind the last unit that was given: everything before it was seen.
+    pub fn offset(&self) -> u64 {
+        match &self.giant {
+            Some(giant) if giant.whole.is_none() => giant.offset,
+            Some(giant) => giant.offset + giant.record,
+            None => self.next_read - (self.filled - self.from) as u64,
+        }
+    }
+
+    /// Whether everything that was read was also given.
+    pub fn is_between_units(&self) -> bool {
+        self.multi.is_none() && self.giant.is_none() && self.from == self.filled
+    }
+
+    /// Offset of the next byte that will be read: a file that is shorter was cut.
+    pub fn read_to(&self) -> u64 {
+        self.next_read
+    }
+
+    /// Offsets of the last SELECTs outside transactions, the oldest first.
+    pub fn selects(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.selects.iter().copied()
+    }
+
+    /// Forgets what was read of a unit that is not whole; it will be read again.
+    pub fn forget_unfinished(&mut self) {
+        self.next_read = self.offset();
+        (self.from, self.at, self.filled) = (0, 0, 0);
+        self.parser.reset();
+        self.multi = None;
+        self.giant = None;
+    }
+
+    /// The next event. `plain` says by a command's name and number of arguments whether it may go with others, unseen.
+    pub fn next(&mut self, mut plain: impl FnMut(&[u8], u64) -> bool) -> Result<Event<'_>> {
+        if self
+            .giant
+            .as_ref()
+            .is_some_and(|giant| giant.whole.is_some())
+        {
+            self.giant = None;
+        }
+        if self.giant.is_some() {
+            return self.giant_unit();
+        }
+        let limit = match self.until {
+            Some(Until::Offset(limit)) => limit,
+            _ => u64::MAX,
+        };
+        let mut commands = 0;
+        loop {
+            let window = &self.buffer[self.at..self.filled];
+            let found = self.parser.next(window, 0);
+            let len = match found {
+                Ok(Found::Command(shape)) => shape.len as usize,
+                Ok(Found::Annotation { len }) => len as usize,
+                Ok(Found::Incomplete) | Err(_) => 0,
+            };
+            let end = self.next_read - (self.filled - self.at - len) as u64;
+            if len > 0 && end > limit {
+                // Behind the limit: what came before it goes, a transaction that reaches over it does not.
+                self.parser.reset();
+                if commands > 0 {
+                    return Ok(self.plain(commands));
+                }
+                return Ok(Event::Until);
+            }
+            match found {
+                Ok(Found::Command(shape)) => {
+                    let raw = &window[..len];
+                    let name = &raw[shape.name as usize..(shape.name + shape.name_len) as usize];
+                    match &mut self.multi {
+                        None if shape.canonical && plain(name, shape.argc) => {
+                            self.last = Some(end - len as u64);
+                            self.at += len;
+                            commands += 1;
+                        }
+                        None if commands > 0 => {
+                            return Ok(self.plain(commands));
+                        }
+                        None if name.eq_ignore_ascii_case(b"MULTI") => {
+                            self.last = Some(end - len as u64);
+                            self.multi = Some(Multi { commands: 0 });
+                            self.at += len;
+                        }
+                        None if ends_transaction(name) => {
+                            if !self.lenient {
+                                return Err(self.error(end - len as u64, "EXEC without MULTI"));
+                            }
+                            self.last = Some(end - len as u64);
+                            self.take(len);
+                            return Ok(Event::Stray);
+                        }
+                        None => {
+                            self.last = Some(end - len as u64);
+                            if name.eq_ignore_ascii_case(b"SELECT") {
+                                if self.selects.len() == SELECTS {
+                                    self.selects.pop_front();
+                                }
+                                self.selects.push_back(end - len as u64);
+                            }
+                            let from = self.take(len);
+                            let raw = &self.buffer[from..from + len];
+                            return Ok(Event::Command {
+                                offset: end - len as u64,
+                                command: Command { raw, shape },
+                            });
+                        }
+                        Some(multi) if ends_transaction(name) => {
+                            let commands = multi.commands;
+                            self.multi = None;
+                            self.last = Some(end - len as u64);
+                            let from = self.take(len);
+                            let raw = &self.buffer[from..self.at];
+                            return Ok(Event::Transaction {
+                                offset: end - raw.len() as u64,
+                                raw,
+                                commands,
+                            });
+                        }
+                        Some(_) if !self.lenient && name.eq_ignore_ascii_case(b"MULTI") => {
+                            let begin = self.offset();
+                            return Err(self.error(end - len as u64, &nested(begin)));
+                        }
+                        Some(multi) => {
+                            multi.commands += 1;
+                            self.last = Some(end - len as u64);
+                            self.at += len;
+                        }
+                    }
+                }
+                Ok(Found::Annotation { .. }) => {
+                    let time = time_of(&window[..len]);
+                    self.timed |= time.is_some();
+                    if self.is_over(time) {
+                        self.parser.reset();
+                        if commands > 0 {
+                            return Ok(self.plain(commands));
+                        }
+                        return Ok(Event::Until);
+                    }
+                    if self.multi.is_some() {
+                        self.at += len;
+                        continue;
+                    }
+                    if commands > 0 {
+                        return Ok(self.plain(commands));
+                    }
+                    self.take(len);
+                    if let Some(time) = time {
+                        return Ok(Event::Time(time));
+                    }
+                }
+                Ok(Found::Incomplete) => {
+                    if commands > 0 {
+                        return Ok(self.plain(commands));
+                    }
+                    if self.filled - self.from >= MOST_IN_MEMORY {
+                        self.begin_giant()?;
+                        return self.giant_unit();
+                    }
+                    if !self.fill()? {
+                        return Ok(Event::Dry);
+                    }
+                }
+                Err(broken) => {
+                    if commands > 0 {
+                        return Ok(self.plain(commands));
+                    }
+                    return Err(self.broken(end, broken));
+                }
+            }
+        }
+    }
+
+    /// Commands from the unit's start to the present record, which is looked at again next time.
+    fn plain(&mut self, commands: u64) -> Event<'_> {
+        let from = std::mem::replace(&mut self.from, self.at);
+        let raw = &self.buffer[from..self.at];
+        Event::Plain { raw, commands }
+    }
+
+    /// Ends the unit behind the present record of `len` bytes; gives where it began.
+    fn take(&mut self, len: usize) -> usize {
+        self.at += len;
+        std::mem::replace(&mut self.from, self.at)
+    }
+
+    fn is_over(&self, time: Option<i64>) -> bool {
+        match (self.until, time) {
+            (Some(Until::TimeMs(until)), Some(time)) => time.saturating_mul(1000) > until,
+            _ => false,
+        }
+    }
+
+    /// Reads on; `false` where there is no more for now.
+    fn fill(&mut self) -> Result<bool> {
+        if self.from > 0 {
+            self.buffer.copy_within(self.from..self.filled, 0);
+            self.at -= self.from;
+            self.filled -= self.from;
+            self.from = 0;
+        }
+        let wanted = (self.filled + READ_BYTES / 4).next_power_of_two();
+        if self.buffer.len() < wanted.max(READ_BYTES) {
+            self.buffer.resize(wanted.max(READ_BYTES), 0);
+        }
+        self.read()
+    }
+
+    fn read(&mut self) -> Result<bool> {
+        loop {
+            match self
+                .file
+                .read_at(&mut self.buffer[self.filled..], self.next_read)
+            {
+                Ok(n) => {
+                    self.filled += n;
+                    self.next_read += n as u64;
+                    return Ok(n > 0);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(format!("{} cannot be read", self.name), e)),
+            }
+        }
+    }
+
+    /// Moves the present unit into a temporary file.
+    fn begin_giant(&mut self) -> Result<()> {
+        let mut spool = Spool::create()?;
+        spool.write(&self.buffer[self.from..self.filled])?;
+        self.giant = Some(Giant {
+            spool: Some(spool),
+            whole: None,
+            offset: self.next_read - (self.filled - self.from) as u64,
+            before: 0,
+            record: (self.at - self.from) as u64,
+        });
+        self.buffer.copy_within(self.from..self.filled, 0);
+        self.filled -= self.from;
+        (self.from, self.at) = (0, 0);
+        Ok(())
+    }
+
+    /// Goes on with a unit in a temporary file. The buffer holds what was read of it last, and is in the file too.
+    fn giant_unit(&mut self) -> Result<Event<'_>> {
+        loop {
+            let giant = self.giant.as_mut().expect("the caller saw it");
+            // The window begins at the byte that is wanted next, if that was read.
+            let wanted = giant.record + self.parser.wants();
+            let skip = wanted.saturating_sub(giant.before).min(self.filled as u64);
+            let window = &self.buffer[skip as usize..self.filled];
+            let from = (giant.before + skip).saturating_sub(giant.record);
+            let found = if wanted < giant.before + self.filled as u64 {
+                self.parser.next(window, from)
+            } else {
+                Ok(Found::Incomplete)
+            };
+            let record_at = giant.offset + giant.record;
+            match found {
+                Ok(Found::Incomplete) => {
+                    // What is not used up stays at the front, and of a record that may yet prove to be EXEC everything.
+                    let wants = self.parser.wants();
+                    let keep_from = giant.record + if wants <= SHORT_RECORD { 0 } else { wants };
+                    let used = keep_from
+                        .saturating_sub(giant.before)
+                        .min(self.filled as u64) as usize;
+                    self.buffer.copy_within(used..self.filled, 0);
+                    self.filled -= used;
+                    giant.before += used as u64;
+                    let had = self.filled;
+                    if !self.read()? {
+                        return Ok(Event::Dry);
+                    }
+                    let giant = self.giant.as_mut().expect("it was there above");
+                    let spool = giant.spool.as_mut().expect("the unit is not whole");
+                    spool.write(&self.buffer[had..self.filled])?;
+                }
+                Ok(Found::Command(shape)) => {
+                    let end = giant.record + shape.len;
+                    if matches!(self.until, Some(Until::Offset(limit)) if giant.offset + end > limit)
+                    {
+                        return Ok(Event::Until);
+                    }
+                    self.last = Some(record_at);
+                    let name = name_in(&self.buffer[..self.filled], giant, &shape);
+                    let ends = match &mut self.multi {
+                        None => true,
+                        Some(_) if name.as_deref().is_some_and(ends_transaction) => true,
+                        Some(_)
+                            if !self.lenient
+                                && name.is_some_and(|n| n.eq_ignore_ascii_case(b"MULTI")) =>
+                        {
+                            let begin = giant.offset;
+                            return Err(self.error(record_at, &nested(begin)));
+                        }
+                        Some(multi) => {
+                            multi.commands += 1;
+                            false
+                        }
+                    };
+                    giant.record = end;
+                    if ends {
+                        return self.giant_done(shape);
+                    }
+                }
+                Ok(Found::Annotation { len }) => {
+                    let at = (giant.record - giant.before) as usize;
+                    let time = time_of(&self.buffer[at..at + len as usize]);
+                    self.timed |= time.is_some();
+                    giant.record += len;
+                    if self.is_over(time) {
+                        return Ok(Event::Until);
+                    }
+                }
+                Err(broken) => return Err(self.broken(record_at, broken)),
+            }
+        }
+    }
+
+    fn giant_done(&mut self, shape: crate::resp::parse::Shape) -> Result<Event<'_>> {
+        let multi = self.multi.take();
+        let giant = self.giant.as_mut().expect("it was just completed");
+        let spool = giant.spool.take().expect("it was just completed");
+        // What was read behind the unit is the next one's.
+        let rest = (giant.record - giant.before) as usize;
+        (self.from, self.at) = (rest, rest);
+        giant.whole = Some(spool.into_map()?);
+        let (end, offset) = (giant.record as usize, giant.offset);
+        let raw = &giant.whole.as_ref().expect("it was just set").bytes()[..end];
+        Ok(match multi {
+            Some(multi) => Event::Transaction {
+                offset,
+                raw,
+                commands: multi.commands,
+            },
+            None => Event::Command {
+                offset,
+                command: Command { raw, shape },
+            },
+        })
+    }
+
+    /// What stands behind the last whole unit, where [`Event::Dry`] was the end.
+    pub fn tail(&self) -> Tail {
+        let whole = self.offset();
+        let kind = match self.multi {
+            Some(multi) => TailKind::Transaction {
+                commands: multi.commands,
+            },
+            None if whole == self.next_read => TailKind::Clean,
+            None => TailKind::Command,
+        };
+        Tail {
+            len: self.next_read,
+            whole,
+            kind,
+        }
+    }
+
+    #[cold]
+    fn error(&self, offset: u64, what: &str) -> Error {
+        Error::new(
+            ErrorKind::BadLog {
+                what: what.to_owned(),
+                before: self.last_shown(),
+                keeps: self.offset(),
+            },
+            At::file(offset),
+        )
+    }
+
+    #[cold]
+    fn broken(&self, record: u64, broken: Broken) -> Error {
+        let offset = record + broken.pos;
+        let what = match broken.what {
+            Wrong::Start(0) => match self.zeros(offset) {
+                Some(bytes) => format!(
+                    "the last {bytes} bytes are all zero, as a power loss leaves them, and hold no command"
+                ),
+                None => Wrong::Start(0).to_string(),
+            },
+            other => other.to_string(),
+        };
+        self.error(offset, &what)
+    }
+
+    /// Number of bytes from `offset` to the end, if all of them are zero. Gives up on more than any server writes in
+    /// a second.
+    fn zeros(&self, offset: u64) -> Option<u64> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut count = 0;
+        while count < 256 << 20 {
+            let n = self.file.read_at(&mut buffer, offset + count).ok()?;
+            if buffer[..n].iter().any(|b| *b != 0) {
+                return None;
+            }
+            if n == 0 {
+                return Some(count);
+            }
+            count += n as u64;
+        }
+        None
+    }
+
+    /// The last whole command, for messages: name, first argument, place.
+    fn last_shown(&self) -> Option<String> {
+        let offset = self.last?;
+        let mut head = [0; 512];
+        let n = self.file.read_at(&mut head, offset).ok()?;
+        let mut words = shown_words(&head[..n]);
+        words.push_str(&format!(" at byte {offset:#x}"));
+        Some(words)
+    }
+}
+
+/// Name and first argument of a command of which `head` is the beginning.
+pub(super) fn shown_words(head: &[u8]) -> String {
+    let mut words = Vec::new();
+    let mut rest = head;
+    while words.len() < 2 {
+        let Some(line) = memchr::memchr(b'\n', rest) else {
+            break;
+        };
+        let header = &rest[..line];
+        rest = &rest[line + 1..];
+        let Some(len) = header
+            .strip_prefix(b"$")
+            .map(|digits| digits.strip_suffix(b"\r").unwrap_or(digits))
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok())
+        else {
+            continue;
+        };
+        words.push(&rest[..len.min(rest.len())]);
+        rest = rest.get(len + 2..).unwrap_or_default();
+    }
+    match words[..] {
+        [] => "a command".to_owned(),
+        [name] => name.escape_ascii().to_string(),
+        [name, key, ..] => format!("{} {}", name.escape_ascii(), show_key(key, false)),
+    }
+}
+
+fn nested(begin: u64) -> String {
+    format!(
+        "MULTI inside the transaction that begins at byte {begin:#x} and was never ended: an earlier repair left it"
+    )
+}
+
+fn ends_transaction(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"EXEC") || name.eq_ignore_ascii_case(b"DISCARD")
+}
+
+/// The name of a record of a giant, where the buffer holds it: always for records of [`SHORT_RECORD`] bytes.
+fn name_in(buffer: &[u8], giant: &Giant, shape: &crate::resp::parse::Shape) -> Option<Vec<u8>> {
+    let at = (giant.record + shape.name).checked_sub(giant.before)? as usize;
+    (shape.name_len <= 16)
+        .then(|| {
+            buffer
+                .get(at..at + shape.name_len as usize)
+                .map(<[u8]>::to_vec)
+        })
+        .flatten()
+}
+
+/// The times and commands of a transaction that was given whole.
+pub fn inside(raw: &[u8], lenient: bool) -> impl Iterator<Item = Record<'_>> {
+    crate::resp::parse::Commands::new(raw, lenient)
+}
