@@ -26,8 +26,19 @@ pub struct KeyName {
     pub key: Vec<u8>,
     /// Its type as the TYPE command would name it.
     pub type_name: String,
-    /// RDB version of the file.
-    pub rdb_version: u16,
+    /// RDB version of the file; none in a log.
+    pub rdb_version: Option<u16>,
+}
+
+/// A command of a log that stands at a known place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandName {
+    /// Its name, escaped.
+    pub name: String,
+    /// Its first argument, cut at 64 bytes: in most commands the key.
+    pub key: Option<Vec<u8>>,
+    /// Offset of its first byte.
+    pub offset: u64,
 }
 
 /// Keys longer than this are cut in messages.
@@ -206,17 +217,17 @@ pub enum ErrorKind {
         source: std::io::Error,
     },
     /// A log that is broken between commands that are whole (AOF §7).
-    #[error("{what} (a repair would keep the first {keeps} bytes{})", behind(.before))]
+    #[error("{what}")]
     BadLog {
         /// What is wrong.
         what: String,
         /// The last whole command.
-        before: Option<String>,
+        before: Option<CommandName>,
         /// Bytes up to the end of the last command outside transactions.
         keeps: u64,
     },
     /// A log that ends in the middle of something, where that was to be an error.
-    #[error("the log ends within {what}: a repair would keep the first {keeps} bytes")]
+    #[error("the log ends within {what}")]
     TornLog {
         /// A command or a transaction.
         what: &'static str,
@@ -224,12 +235,10 @@ pub enum ErrorKind {
         keeps: u64,
     },
     /// A command of a log that cannot be written for the destination.
-    #[error("{command} in db {db} cannot be written: {why}")]
+    #[error("{command} cannot be written: {why}")]
     Command {
-        /// Name and first argument.
+        /// Its name.
         command: String,
-        /// The database in the log.
-        db: u64,
         /// Why.
         why: String,
     },
@@ -303,13 +312,6 @@ fn listed(names: &[String]) -> String {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
     text
-}
-
-fn behind(command: &Option<String>) -> String {
-    match command {
-        Some(command) => format!("; before it stands {command}"),
-        None => String::new(),
-    }
 }
 
 fn after_key(key: &Option<String>) -> String {
@@ -387,11 +389,30 @@ impl Error {
         }
         if let Some(name) = &self.0.key {
             let shown = show_key(&name.key, hide_keys);
-            let _ = write!(
-                text,
-                ", key {shown} in db {} ({}, RDB version {})",
-                name.db, name.type_name, name.rdb_version
-            );
+            let _ = write!(text, ", key {shown} in db {} ({}", name.db, name.type_name);
+            match name.rdb_version {
+                Some(version) => drop(write!(text, ", RDB version {version})")),
+                None => text.push(')'),
+            }
+        }
+        match &self.0.kind {
+            ErrorKind::BadLog { before, keeps, .. } => {
+                if let Some(before) = before {
+                    let key = before.key.as_deref().map(|key| show_key(key, hide_keys));
+                    let _ = write!(
+                        text,
+                        "; the last whole command is {} {} at byte {:#x}",
+                        before.name,
+                        key.unwrap_or_default(),
+                        before.offset
+                    );
+                }
+                let _ = write!(text, "; a repair would keep the first {keeps} bytes");
+            }
+            ErrorKind::TornLog { keeps, .. } => {
+                let _ = write!(text, "; a repair would keep the first {keeps} bytes");
+            }
+            _ => {}
         }
         text
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::cursor::At;
-use crate::error::{Error, ErrorKind, Result, show_key};
+use crate::error::{CommandName, Error, ErrorKind, KEY_SHOWN, Result};
 use crate::input::{Mapped, Spool};
 use crate::resp::parse::{Broken, Command, Found, Parser, Record, Wrong, time_of};
 
@@ -542,7 +542,7 @@ impl Reader {
         Error::new(
             ErrorKind::BadLog {
                 what: what.to_owned(),
-                before: self.last_shown(),
+                before: self.last_command(),
                 keeps: self.offset(),
             },
             At::file(offset),
@@ -582,42 +582,37 @@ impl Reader {
         None
     }
 
-    /// The last whole command, for messages: name, first argument, place.
-    fn last_shown(&self) -> Option<String> {
+    /// The last whole command, for messages.
+    fn last_command(&self) -> Option<CommandName> {
         let offset = self.last?;
         let mut head = [0; 512];
         let n = self.file.read_at(&mut head, offset).ok()?;
-        let mut words = shown_words(&head[..n]);
-        words.push_str(&format!(" at byte {offset:#x}"));
-        Some(words)
+        let mut words = first_words(&head[..n]);
+        Some(CommandName {
+            name: words.next()?.escape_ascii().to_string(),
+            key: words
+                .next()
+                .map(|key| key[..key.len().min(KEY_SHOWN + 1)].to_vec()),
+            offset,
+        })
     }
 }
 
-/// Name and first argument of a command of which `head` is the beginning.
-pub(super) fn shown_words(head: &[u8]) -> String {
-    let mut words = Vec::new();
-    let mut rest = head;
-    while words.len() < 2 {
-        let Some(line) = memchr::memchr(b'\n', rest) else {
-            break;
-        };
-        let header = &rest[..line];
-        rest = &rest[line + 1..];
-        let Some(len) = header
-            .strip_prefix(b"$")
-            .map(|digits| digits.strip_suffix(b"\r").unwrap_or(digits))
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<usize>().ok())
-        else {
-            continue;
-        };
-        words.push(&rest[..len.min(rest.len())]);
-        rest = rest.get(len + 2..).unwrap_or_default();
-    }
-    match words[..] {
-        [] => "a command".to_owned(),
-        [name] => name.escape_ascii().to_string(),
-        [name, key, ..] => format!("{} {}", name.escape_ascii(), show_key(key, false)),
-    }
+/// The first arguments of a command that was found whole and of which `head` is the beginning; the last one may be cut.
+fn first_words(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut lines = head.splitn(2, |b| *b == b'\n');
+    lines.next();
+    let mut rest = lines.next().unwrap_or_default();
+    std::iter::from_fn(move || {
+        let header_end = memchr::memchr(b'\n', rest)?;
+        let header = rest[..header_end].strip_prefix(b"$")?;
+        let digits = header.iter().take_while(|b| b.is_ascii_digit()).count();
+        let len: usize = std::str::from_utf8(&header[..digits]).ok()?.parse().ok()?;
+        rest = &rest[header_end + 1..];
+        let word = &rest[..len.min(rest.len())];
+        rest = rest.get(len.saturating_add(2)..).unwrap_or_default();
+        Some(word)
+    })
 }
 
 fn nested(begin: u64) -> String {

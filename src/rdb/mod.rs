@@ -388,7 +388,7 @@ pub fn key_name(key: &Key<'_>, db: u64, type_name: String, format: Format) -> Ke
         db,
         key: name,
         type_name,
-        rdb_version: format.version,
+        rdb_version: Some(format.version),
     }
 }
 
