@@ -14,8 +14,8 @@ use crate::values::{Bytes, DbPair, Limit, LogTime, Millis, Moment, PrefixPair, S
 
 /// Moves Redis data that is in files.
 ///
-/// Reads snapshots (dump.rdb) of every Redis up to 8.10 and Valkey up to 9.1 and writes them as RESP commands, for
-/// redis-cli --pipe, for nc, or for later. Results go to stdout, everything else to stderr.
+/// Reads snapshots (dump.rdb) and append-only files of every Redis up to 8.10 and Valkey up to 9.1 and writes them as
+/// RESP commands, for redis-cli --pipe, for nc, or for later. Results go to stdout, everything else to stderr.
 #[derive(Debug, Parser)]
 #[command(name = "redis-migration", version, max_term_width = 110, after_long_help = EXITS)]
 pub struct Cli {
@@ -26,10 +26,11 @@ pub struct Cli {
 const EXITS: &str = "\
 Exit codes:
   0    all that was asked is done
-  1    finished, but something was rejected
+  1    finished, but something was rejected, or a log ended within a command
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
-  5    stopped by policy: output exists, destination not fit for the dialect
+  5    stopped by policy: output exists, destination not fit for a command or the dialect, a log that is not the
+       one of the checkpoint
   74   a local file could not be read or written
   75   --lock FILE is held by another run
   130  interrupted by SIGINT; 143 by SIGTERM
@@ -37,11 +38,11 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Write a snapshot as RESP commands, to stdout or a file
+    /// Write snapshots and append-only files as RESP commands, to stdout or a file
     ///
-    /// Every key of the input becomes the commands that build it again: SET, RPUSH, SADD, ZADD, HSET, XADD …, with
+    /// Every key of a snapshot becomes the commands that build it again: SET, RPUSH, SADD, ZADD, HSET, XADD …, with
     /// expiry as absolute time. Keys stand in the order of the file, and the output is the same for any number
-    /// of threads.
+    /// of threads. The commands of a log pass as they stand, or in words that the destination understands.
     #[command(after_long_help = EXAMPLES)]
     Convert(Box<ConvertArgs>),
     /// Print the completion script of a shell
@@ -61,6 +62,8 @@ Examples:
   redis-migration convert dump.rdb | redis-cli --pipe
   redis-migration convert dump.rdb -o dump.resp
   redis-migration convert --db 0 --key 'user:*' dump.rdb.gz > users.resp
+  redis-migration convert appendonlydir -o delta.resp
+  redis-migration convert --follow --checkpoint delta.ckpt appendonlydir >> delta.resp
   redis-migration convert --mode restore --target-version 7.0 dump.rdb -o dump.resp
   redis-migration convert --dialect twemproxy dump.rdb | nc -q 1 127.0.0.1 22121
 
@@ -87,9 +90,10 @@ pub struct ConvertArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]
 pub struct InputArgs {
-    /// Snapshots, one after the other; - is stdin
+    /// Snapshots and append-only files, one after the other; - is stdin
     ///
-    /// What a file holds is found from its content, never from its name; gzip and zstd are unpacked on the fly.
+    /// A file, a manifest, or a directory that holds one. What a file holds is found from its content, never from its
+    /// name; gzip and zstd are unpacked on the fly. Command files are read as append-only files are.
     #[arg(value_name = "INPUT", required = true)]
     pub inputs: Vec<PathBuf>,
     /// When to hold the checksum against the file

@@ -1,4 +1,5 @@
-//! Append-only files: one file, or the parts that a manifest lists, whole or still growing.
+//! Append-only files: one file, or the parts that a manifest lists, whole or still growing. `format.md` beside this
+//! file is AOF, cited by section.
 
 pub mod checkpoint;
 pub mod convert;
