@@ -202,6 +202,13 @@ impl Parser {
         self.pos
     }
 
+    /// Where the name of the record that was begun stands, from its start, and its length; `None` until that was read.
+    pub fn name(&self) -> Option<(u64, u64)> {
+        self.shape
+            .filter(|shape| shape.name > 0)
+            .map(|shape| (shape.name, shape.name_len))
+    }
+
     /// Whether a record was begun.
     pub fn is_inside(&self) -> bool {
         self.pos > 0
@@ -250,7 +257,7 @@ impl Parser {
                             canonical,
                         }
                     }
-                    Line::Incomplete => return self.unless_endless(window.len(), 1),
+                    Line::Incomplete => return Ok(Found::Incomplete),
                     Line::Broken(pos, what) => {
                         return Err(Broken {
                             pos: pos as u64,
@@ -347,7 +354,7 @@ impl Parser {
                 }
                 Line::Incomplete => {
                     stop(self, pos, left, false, shape);
-                    return self.unless_endless(window.len(), pos + 1);
+                    return Ok(Found::Incomplete);
                 }
                 Line::Broken(pos, what) => {
                     return Err(Broken {
@@ -357,17 +364,6 @@ impl Parser {
                 }
             }
         }
-    }
-
-    /// A line of which more is there than a line may have does not end, however much comes.
-    fn unless_endless(&self, len: usize, line: usize) -> Result<Found, Broken> {
-        if len - line.min(len) > LINE_BYTES {
-            return Err(Broken {
-                pos: line as u64,
-                what: Wrong::LineEnd,
-            });
-        }
-        Ok(Found::Incomplete)
     }
 
     fn annotation(&mut self, window: &[u8]) -> Result<Found, Broken> {
@@ -676,6 +672,18 @@ mod tests {
             assert!(!shape.canonical);
             let args: Vec<&[u8]> = Command { raw: odd, shape }.args().collect();
             assert_eq!(args, [&b"GET"[..], b"k"]);
+        }
+        // A line may be as long as it may, and no longer, in whatever pieces it comes.
+        for junk in 1000..1030 {
+            let line = [&b"*12345"[..], &vec![b' '; junk], b"\n"].concat();
+            let whole = read(&line, line.len(), true);
+            for step in [1, 7, line.len() - 1] {
+                assert_eq!(
+                    read(&line, step, true),
+                    whole,
+                    "{junk} bytes, pieces of {step}"
+                );
+            }
         }
         // What no loader takes is broken all the same.
         for bytes in [&b"*0\r\n"[..], b"*1\r\n$-1\r\n", b"x", b"*1\r\nx"] {
