@@ -14,13 +14,12 @@ use crate::error::{CommandName, Error, ErrorKind, KEY_SHOWN, Result};
 use crate::input::{Mapped, Spool};
 use crate::resp::parse::{Broken, Command, Found, Parser, Record, Wrong, time_of};
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 256 << 10;
-/// Units above this size go through a temporary file.
-const MOST_IN_MEMORY: usize = 4 << 20;
+/// The buffer holds at least a few lines of the largest size: so much of a record may have to stay in it.
+const LEAST_BUFFER: usize = 4 << 10;
 
-/// Records of which the beginning is at hand when their end is found, also within units of any size.
-const SHORT_RECORD: u64 = 64;
+/// Names up to this length are known when a record's end is found, also within units of any size. Those that matter
+/// to a reader are shorter.
+const NAME_BYTES: u64 = 16;
 
 /// What comes next in a log.
 #[derive(Debug)]
@@ -92,6 +91,24 @@ pub enum TailKind {
     },
 }
 
+/// By what sizes a log is read. They change no outcome; tests take small ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that are read at once; at least one.
+    pub read_bytes: usize,
+    /// Units of this size, which is at least one, and larger ones go through a temporary file.
+    pub most_in_memory: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            read_bytes: 256 << 10,
+            most_in_memory: 4 << 20,
+        }
+    }
+}
+
 /// Reads a log.
 #[derive(Debug)]
 pub struct Reader {
@@ -99,6 +116,7 @@ pub struct Reader {
     name: String,
     lenient: bool,
     until: Option<Until>,
+    limits: Limits,
     /// Offset in the file of the next byte to read.
     next_read: u64,
     buffer: Vec<u8>,
@@ -138,6 +156,8 @@ struct Giant {
     before: u64,
     /// Where the present record begins, from the unit's start.
     record: u64,
+    /// The present record's name, where it was read in an earlier piece.
+    name: Option<Vec<u8>>,
 }
 
 impl Reader {
@@ -148,6 +168,7 @@ impl Reader {
             name: name.to_owned(),
             lenient,
             until,
+            limits: Limits::default(),
             next_read: from,
             buffer: Vec::new(),
             from: 0,
@@ -160,6 +181,11 @@ impl Reader {
             selects: VecDeque::new(),
             timed: false,
         }
+    }
+
+    /// The same with other sizes.
+    pub fn with_limits(self, limits: Limits) -> Reader {
+        Reader { limits, ..self }
     }
 
     /// The file that is read.
@@ -222,10 +248,7 @@ impl Reader {
         if self.giant.is_some() {
             return self.giant_unit();
         }
-        let limit = match self.until {
-            Some(Until::Offset(limit)) => limit,
-            _ => u64::MAX,
-        };
+        let limit = self.limit();
         let mut commands = 0;
         loop {
             let window = &self.buffer[self.at..self.filled];
@@ -334,7 +357,13 @@ impl Reader {
                     if commands > 0 {
                         return Ok(self.plain(commands));
                     }
-                    if self.filled - self.from >= MOST_IN_MEMORY {
+                    // However it goes on, it ends behind the limit.
+                    if self.next_read >= limit {
+                        return Ok(Event::Until);
+                    }
+                    // A `#` line is short, and outside transactions a unit of its own.
+                    let is_line = self.multi.is_none() && self.buffer.get(self.at) == Some(&b'#');
+                    if self.filled - self.from >= self.limits.most_in_memory && !is_line {
                         self.begin_giant()?;
                         return self.giant_unit();
                     }
@@ -346,9 +375,20 @@ impl Reader {
                     if commands > 0 {
                         return Ok(self.plain(commands));
                     }
+                    if end + broken.pos >= limit {
+                        return Ok(Event::Until);
+                    }
                     return Err(self.broken(end, broken));
                 }
             }
+        }
+    }
+
+    /// The byte behind which no unit may end.
+    fn limit(&self) -> u64 {
+        match self.until {
+            Some(Until::Offset(limit)) => limit,
+            _ => u64::MAX,
         }
     }
 
@@ -380,18 +420,21 @@ impl Reader {
             self.filled -= self.from;
             self.from = 0;
         }
-        let wanted = (self.filled + READ_BYTES / 4).next_power_of_two();
-        if self.buffer.len() < wanted.max(READ_BYTES) {
-            self.buffer.resize(wanted.max(READ_BYTES), 0);
+        let least = self.limits.read_bytes.max(LEAST_BUFFER);
+        let wanted = (self.filled + least / 4).next_power_of_two().max(least);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
         }
         self.read()
     }
 
     fn read(&mut self) -> Result<bool> {
+        let end = self.buffer.len();
+        let end = end.min(self.filled + self.limits.read_bytes);
         loop {
             match self
                 .file
-                .read_at(&mut self.buffer[self.filled..], self.next_read)
+                .read_at(&mut self.buffer[self.filled..end], self.next_read)
             {
                 Ok(n) => {
                     self.filled += n;
@@ -414,6 +457,7 @@ impl Reader {
             offset: self.next_read - (self.filled - self.from) as u64,
             before: 0,
             record: (self.at - self.from) as u64,
+            name: None,
         });
         self.buffer.copy_within(self.from..self.filled, 0);
         self.filled -= self.from;
@@ -423,6 +467,7 @@ impl Reader {
 
     /// Goes on with a unit in a temporary file. The buffer holds what was read of it last, and is in the file too.
     fn giant_unit(&mut self) -> Result<Event<'_>> {
+        let limit = self.limit();
         loop {
             let giant = self.giant.as_mut().expect("the caller saw it");
             // The window begins at the byte that is wanted next, if that was read.
@@ -438,9 +483,17 @@ impl Reader {
             let record_at = giant.offset + giant.record;
             match found {
                 Ok(Found::Incomplete) => {
-                    // What is not used up stays at the front, and of a record that may yet prove to be EXEC everything.
-                    let wants = self.parser.wants();
-                    let keep_from = giant.record + if wants <= SHORT_RECORD { 0 } else { wants };
+                    if self.next_read >= limit {
+                        return Ok(Event::Until);
+                    }
+                    // What is not used up stays at the front, and until its name is known all of a record: it may prove
+                    // to be EXEC.
+                    let name = self.parser.name();
+                    if let (None, Some((at, len))) = (&giant.name, name) {
+                        giant.name = name_in(&self.buffer[..self.filled], giant, at, len);
+                    }
+                    let known = giant.name.is_some() || name.is_some_and(|(_, n)| n > NAME_BYTES);
+                    let keep_from = giant.record + if known { self.parser.wants() } else { 0 };
                     let used = keep_from
                         .saturating_sub(giant.before)
                         .min(self.filled as u64) as usize;
@@ -457,19 +510,33 @@ impl Reader {
                 }
                 Ok(Found::Command(shape)) => {
                     let end = giant.record + shape.len;
-                    if matches!(self.until, Some(Until::Offset(limit)) if giant.offset + end > limit)
-                    {
+                    if giant.offset + end > limit {
                         return Ok(Event::Until);
                     }
-                    self.last = Some(record_at);
-                    let name = name_in(&self.buffer[..self.filled], giant, &shape);
+                    let name = giant.name.take().or_else(|| {
+                        let buffer = &self.buffer[..self.filled];
+                        name_in(buffer, giant, shape.name, shape.name_len)
+                    });
+                    let name = name.unwrap_or_default();
+                    let begins = name.eq_ignore_ascii_case(b"MULTI");
+                    if self.multi.is_none() && ends_transaction(&name) {
+                        if !self.lenient {
+                            return Err(self.error(record_at, "EXEC without MULTI"));
+                        }
+                        self.last = Some(record_at);
+                        self.from = (end - giant.before) as usize;
+                        self.at = self.from;
+                        self.giant = None;
+                        return Ok(Event::Stray);
+                    }
                     let ends = match &mut self.multi {
+                        None if begins => {
+                            self.multi = Some(Multi { commands: 0 });
+                            false
+                        }
                         None => true,
-                        Some(_) if name.as_deref().is_some_and(ends_transaction) => true,
-                        Some(_)
-                            if !self.lenient
-                                && name.is_some_and(|n| n.eq_ignore_ascii_case(b"MULTI")) =>
-                        {
+                        Some(_) if ends_transaction(&name) => true,
+                        Some(_) if !self.lenient && begins => {
                             let begin = giant.offset;
                             return Err(self.error(record_at, &nested(begin)));
                         }
@@ -478,6 +545,7 @@ impl Reader {
                             false
                         }
                     };
+                    self.last = Some(record_at);
                     giant.record = end;
                     if ends {
                         return self.giant_done(shape);
@@ -492,6 +560,7 @@ impl Reader {
                         return Ok(Event::Until);
                     }
                 }
+                Err(broken) if record_at + broken.pos >= limit => return Ok(Event::Until),
                 Err(broken) => return Err(self.broken(record_at, broken)),
             }
         }
@@ -625,19 +694,373 @@ fn ends_transaction(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"EXEC") || name.eq_ignore_ascii_case(b"DISCARD")
 }
 
-/// The name of a record of a giant, where the buffer holds it: always for records of [`SHORT_RECORD`] bytes.
-fn name_in(buffer: &[u8], giant: &Giant, shape: &crate::resp::parse::Shape) -> Option<Vec<u8>> {
-    let at = (giant.record + shape.name).checked_sub(giant.before)? as usize;
-    (shape.name_len <= 16)
-        .then(|| {
-            buffer
-                .get(at..at + shape.name_len as usize)
-                .map(<[u8]>::to_vec)
-        })
-        .flatten()
+/// The name of a giant's present record, where the buffer holds it and it is short.
+fn name_in(buffer: &[u8], giant: &Giant, at: u64, len: u64) -> Option<Vec<u8>> {
+    if len > NAME_BYTES {
+        return None;
+    }
+    let at = (giant.record + at).checked_sub(giant.before)? as usize;
+    buffer.get(at..at + len as usize).map(<[u8]>::to_vec)
 }
 
 /// The times and commands of a transaction that was given whole.
 pub fn inside(raw: &[u8], lenient: bool) -> impl Iterator<Item = Record<'_>> {
     crate::resp::parse::Commands::new(raw, lenient)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// An event that does not depend on how the log was read: plain commands one by one, as any other.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum Seen {
+        Command(u64, Vec<u8>),
+        Transaction(u64, u64, Vec<u8>),
+        Time(i64),
+        Stray,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    enum End {
+        Dry(Tail),
+        Until,
+        Failed(String),
+    }
+
+    fn plain(name: &[u8], argc: u64) -> bool {
+        name == b"SET" && argc == 3 || name == b"INCR"
+    }
+
+    fn file(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(bytes).expect("a write");
+        file
+    }
+
+    fn read_on(reader: &mut Reader, seen: &mut Vec<Seen>) -> End {
+        loop {
+            let mut at = reader.offset();
+            match reader.next(plain) {
+                Ok(Event::Plain { raw, commands }) => {
+                    let before = seen.len();
+                    for record in inside(raw, true) {
+                        let Record::Command(command) = record else {
+                            panic!("only commands are plain")
+                        };
+                        seen.push(Seen::Command(at, command.raw.to_vec()));
+                        at += command.raw.len() as u64;
+                    }
+                    assert_eq!((seen.len() - before) as u64, commands);
+                }
+                Ok(Event::Command { offset, command }) => {
+                    seen.push(Seen::Command(offset, command.raw.to_vec()));
+                }
+                Ok(Event::Transaction {
+                    offset,
+                    raw,
+                    commands,
+                }) => seen.push(Seen::Transaction(offset, commands, raw.to_vec())),
+                Ok(Event::Time(seconds)) => seen.push(Seen::Time(seconds)),
+                Ok(Event::Stray) => seen.push(Seen::Stray),
+                Ok(Event::Dry) => return End::Dry(reader.tail()),
+                Ok(Event::Until) => return End::Until,
+                Err(error) => return End::Failed(error.describe(false)),
+            }
+        }
+    }
+
+    fn read(
+        bytes: &[u8],
+        lenient: bool,
+        until: Option<Until>,
+        limits: Limits,
+    ) -> (Vec<Seen>, End, u64) {
+        let mut reader = Reader::new(file(bytes), "log", 0, lenient, until).with_limits(limits);
+        let mut seen = Vec::new();
+        let end = read_on(&mut reader, &mut seen);
+        (seen, end, reader.offset())
+    }
+
+    fn limits(read_bytes: usize, most_in_memory: usize) -> Limits {
+        Limits {
+            read_bytes,
+            most_in_memory,
+        }
+    }
+
+    /// Down to single bytes, and around the lengths of what the logs below hold.
+    fn every_limits() -> impl Iterator<Item = Limits> {
+        let most = [1, 13, 14, 15, 40, 64, 65, 100, 300, 1000];
+        (1..48)
+            .chain([63, 64, 65, 200, 5000])
+            .flat_map(move |read| most.map(|most| limits(read, most)))
+    }
+
+    fn command(args: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+        for arg in args {
+            bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+            bytes.extend_from_slice(arg);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes
+    }
+
+    /// Units of every kind, small ones and ones above all limits but the usual.
+    fn log() -> Vec<u8> {
+        let long = [b'v'; 700];
+        [
+            &b"#TS:1700000000\r\n"[..],
+            &command(&[b"SELECT", b"0"]),
+            &command(&[b"SET", b"a", b"1"]),
+            &command(&[b"INCR", b"a"]),
+            &command(&[b"SET", b"b", &long]),
+            &command(&[b"MULTI"]),
+            &command(&[b"SET", b"c", b"3"]),
+            b"#TS:1700000001\r\n",
+            &command(&[b"DEL", b"c"]),
+            &command(&[b"EXEC"]),
+            &command(&[b"DEL", b"a"]),
+            b"# a note\r\n",
+            &command(&[b"multi"]),
+            &command(&[b"RPUSH", b"l", &long, b"*1\r\n$4\r\nEXEC\r\n", b""]),
+            &command(&[b"exec"]),
+            b"#TS:1700000002\r\n",
+            &command(&[b"MULTI"]),
+            &command(&[b"EXEC"]),
+            &command(&[b"SET", b"d", b"4"]),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn units_are_given_whole_and_in_order() {
+        let log = log();
+        let (seen, end, offset) = read(&log, false, None, Limits::default());
+        let tail = Tail {
+            len: log.len() as u64,
+            whole: log.len() as u64,
+            kind: TailKind::Clean,
+        };
+        assert_eq!((end, offset), (End::Dry(tail), log.len() as u64));
+        let kinds: Vec<String> = seen
+            .iter()
+            .map(|seen| match seen {
+                Seen::Command(_, raw) => shown_words(raw),
+                Seen::Transaction(_, n, _) => format!("transaction of {n}"),
+                Seen::Time(at) => at.to_string(),
+                Seen::Stray => "stray".to_owned(),
+            })
+            .collect();
+        let want = [
+            "1700000000",
+            "SELECT \"0\"",
+            "SET \"a\"",
+            "INCR \"a\"",
+            "SET \"b\"",
+            "transaction of 2",
+            "DEL \"a\"",
+            "transaction of 1",
+            "1700000002",
+            "transaction of 0",
+            "SET \"d\"",
+        ];
+        assert_eq!(kinds, want);
+    }
+
+    #[test]
+    fn every_limit_gives_the_same() {
+        let log = log();
+        for lenient in [false, true] {
+            let want = read(&log, lenient, None, Limits::default());
+            for limits in every_limits() {
+                assert!(read(&log, lenient, None, limits) == want, "{limits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_grows_byte_by_byte_gives_the_same() {
+        let log = log();
+        let want = read(&log, false, None, Limits::default());
+        for limits in [
+            Limits::default(),
+            limits(1, 1),
+            limits(7, 64),
+            limits(64, 256),
+        ] {
+            let mut grown = tempfile::tempfile().expect("a file");
+            let reader = grown.try_clone().expect("a second descriptor");
+            let mut reader = Reader::new(reader, "log", 0, false, None).with_limits(limits);
+            let mut seen = Vec::new();
+            let mut end = End::Until;
+            for byte in log.chunks(1) {
+                grown.write_all(byte).expect("a write");
+                end = read_on(&mut reader, &mut seen);
+            }
+            assert!((seen, end, reader.offset()) == want, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_read_of_an_unfinished_unit_can_be_forgotten_at_any_byte() {
+        let log = log();
+        let want = read(&log, false, None, Limits::default());
+        for limits in [Limits::default(), limits(9, 40), limits(64, 256)] {
+            for cut in 0..log.len() {
+                let mut grown = file(&log[..cut]);
+                let reader = grown.try_clone().expect("a second descriptor");
+                let mut reader = Reader::new(reader, "log", 0, false, None).with_limits(limits);
+                let mut seen = Vec::new();
+                let end = read_on(&mut reader, &mut seen);
+                let End::Dry(tail) = end else {
+                    panic!("{end:?} at {cut}")
+                };
+                // The server takes back what it could not write whole, and writes it again.
+                grown.set_len(tail.whole).expect("a cut");
+                reader.forget_unfinished();
+                assert_eq!(reader.read_to(), tail.whole);
+                grown
+                    .write_all_at(&log[tail.whole as usize..], tail.whole)
+                    .expect("a write");
+                let end = read_on(&mut reader, &mut seen);
+                assert!(
+                    (seen, end, reader.offset()) == want,
+                    "{limits:?} cut at {cut}"
+                );
+                let _ = grown.flush();
+            }
+        }
+    }
+
+    #[test]
+    fn cut_anywhere_whole_units_are_given_and_the_tail_is_told() {
+        let log = log();
+        let (all, ..) = read(&log, false, None, Limits::default());
+        for limits in [Limits::default(), limits(5, 14), limits(64, 256)] {
+            for cut in 0..log.len() {
+                let (seen, end, offset) = read(&log[..cut], false, None, limits);
+                assert!(seen == up_to(&all, offset), "{limits:?} cut at {cut}");
+                let End::Dry(tail) = end else {
+                    panic!("{end:?}")
+                };
+                assert_eq!((tail.len, tail.whole), (cut as u64, offset));
+                assert_eq!(tail.kind == TailKind::Clean, offset == cut as u64);
+            }
+        }
+    }
+
+    /// What ends at or before `end`.
+    fn up_to(seen: &[Seen], end: u64) -> Vec<Seen> {
+        let mut at = 0;
+        let mut seen = seen.to_vec();
+        seen.retain(|one| {
+            at = match one {
+                Seen::Command(offset, raw) | Seen::Transaction(offset, _, raw) => {
+                    offset + raw.len() as u64
+                }
+                Seen::Time(_) => at + b"#TS:1700000000\r\n".len() as u64,
+                Seen::Stray => panic!("there is none in the log"),
+            };
+            at <= end
+        });
+        seen
+    }
+
+    #[test]
+    fn until_a_byte_ends_behind_the_last_unit_before_it() {
+        let mut log = log();
+        let (all, ..) = read(&log, false, None, Limits::default());
+        let len = log.len() as u64;
+        // Nothing behind the byte is looked at, not even what is broken.
+        log.extend_from_slice(b"broken");
+        for limits in [Limits::default(), limits(5, 14), limits(64, 256)] {
+            for at in 0..=len {
+                let until = Some(Until::Offset(at));
+                let (seen, end, _) = read(&log, false, until, limits);
+                assert_eq!(end, End::Until, "{limits:?} until {at}");
+                assert!(seen == up_to(&all, at), "{limits:?} until {at}");
+            }
+        }
+        // What is not there yet may come.
+        let until = Some(Until::Offset(len + 1));
+        let (_, end, _) = read(&log[..len as usize], false, until, Limits::default());
+        assert!(matches!(end, End::Dry(_)));
+    }
+
+    #[test]
+    fn until_a_time_ends_before_the_unit_that_is_later() {
+        let log = log();
+        let (all, ..) = read(&log, false, None, Limits::default());
+        for (seconds, last) in [(1_699_999_999, 0), (1_700_000_000, 5), (1_700_000_001, 8)] {
+            for limits in every_limits() {
+                for ms in [seconds * 1000, seconds * 1000 + 999] {
+                    let until = Some(Until::TimeMs(ms));
+                    let (seen, end, _) = read(&log, false, until, limits);
+                    assert_eq!(end, End::Until);
+                    assert!(seen == all[..last], "{limits:?} until {ms}");
+                }
+            }
+        }
+        let until = Some(Until::TimeMs(1_700_000_002_000));
+        let (seen, end, _) = read(&log, false, until, limits(5, 14));
+        assert_eq!(seen, all);
+        assert!(matches!(end, End::Dry(_)));
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_is_seen_however_it_is_written() {
+        let junk = [b' '; 200];
+        let odd = [
+            &b"*1"[..],
+            &junk,
+            b"\n$4",
+            &junk,
+            b"\nEXEC\r\n*2\r\n$7\r\ndiscard\r\n$100\r\n",
+            &[b'x'; 100],
+            b"\r\n",
+        ]
+        .concat();
+        let log = [
+            &command(&[b"MULTI"])[..],
+            &command(&[b"DEL", &[b'k'; 300]]),
+            &odd,
+        ]
+        .concat();
+        let want = read(&log, true, None, Limits::default());
+        assert!(matches!(
+            want.0[..],
+            [Seen::Transaction(0, 1, _), Seen::Stray]
+        ));
+        for limits in every_limits() {
+            assert!(read(&log, true, None, limits) == want, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn errors_are_the_same_with_every_limit() {
+        let begun = [&command(&[b"MULTI"])[..], &command(&[b"DEL", &[b'k'; 300]])].concat();
+        let long = [b' '; 1100];
+        for (lenient, end) in [
+            (false, &b"*1\r\n$5\r\nMULTI\r\n"[..]),
+            (false, b"*2\r\n$3\r\nDEL\r\n$3\r\nabcd\r\n"),
+            (false, b"*2\r\n$3\r\nDEL\r\n#3\r\nabc\r\n"),
+            (false, b"\0\0\0\0"),
+            (
+                true,
+                &[&b"*2\r\n$3\r\nDEL\r\n$123"[..], &long, b"\n"].concat(),
+            ),
+            (true, &[&b"*12345"[..], &long, b"\n"].concat()),
+            (true, b"*2\r\n$3\r\nDEL\r\n$-3\r\nabc\r\n"),
+        ] {
+            let log = [&begun[..], end].concat();
+            let want = read(&log, lenient, None, Limits::default());
+            assert!(matches!(want.1, End::Failed(_)), "{want:?}");
+            for limits in every_limits() {
+                assert!(read(&log, lenient, None, limits) == want, "{limits:?}");
+            }
+        }
+    }
 }
