@@ -2,6 +2,7 @@
 //!
 //! `tests/install-servers` gets the servers; `tests/run` does everything in order.
 
+mod aof;
 mod commands;
 mod convert;
 mod corpus;

@@ -13,6 +13,13 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     testdata().join(name)
 }
 
+/// A log of `testdata/aof`: a file, or a directory of several.
+pub(crate) fn log_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata/aof")
+        .join(name)
+}
+
 /// All snapshots of `testdata/rdb`, by name. Packed copies are left out.
 pub(crate) fn fixtures() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(testdata())

@@ -12,6 +12,29 @@ pub(crate) fn append_command(out: &mut Vec<u8>, args: &[&[u8]]) {
     }
 }
 
+/// A log of these lines: a command of words each, or what begins with `#` as it stands.
+pub(crate) fn log(lines: &[impl AsRef<str>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for line in lines.iter().map(AsRef::as_ref) {
+        if line.starts_with('#') {
+            out.extend_from_slice(line.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        } else {
+            let words: Vec<&[u8]> = line.split_whitespace().map(str::as_bytes).collect();
+            append_command(&mut out, &words);
+        }
+    }
+    out
+}
+
+/// The commands of a file, each as one line of its words.
+pub(crate) fn lines(bytes: &[u8]) -> Vec<String> {
+    commands(bytes)
+        .iter()
+        .map(|args| args.join(&b' ').escape_ascii().to_string())
+        .collect()
+}
+
 /// The commands of a file. Anything that is not a whole command fails the test: a file must never end in half of one.
 pub(crate) fn commands(mut bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
     let mut commands = Vec::new();

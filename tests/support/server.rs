@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use redis_migration::aof::manifest::Manifest;
+
 use super::client::{Client, call};
 use super::text;
 
@@ -39,6 +41,45 @@ impl Server {
 
     /// As [`Server::start`], with further options of the server.
     pub(crate) fn with(name: &str, options: &[&str]) -> Server {
+        Server::prepared(name, options, |_| {})
+    }
+
+    /// Starts a server that loads a log, a file or a directory of several, and goes on with it.
+    pub(crate) fn on_log(name: &str, log: &Path, options: &[&str]) -> Server {
+        let file_name = if log.is_dir() {
+            let manifest = Manifest::find(log).expect("a manifest");
+            let name = manifest.file_name().and_then(|name| name.to_str());
+            name.and_then(|name| name.strip_suffix(".manifest"))
+                .expect("the name of a manifest")
+                .to_owned()
+        } else {
+            "appendonly.aof".to_owned()
+        };
+        let options = [
+            &["--appendonly", "yes", "--appendfilename", &file_name],
+            options,
+        ]
+        .concat();
+        Server::prepared(name, &options, |dir| {
+            if log.is_dir() {
+                copy_dir(log, &dir.join("appendonlydir"));
+            } else {
+                std::fs::copy(log, dir.join(&file_name)).expect("a copy of the log");
+            }
+        })
+    }
+
+    /// The log that a server with `appendonly yes` writes: everything that it has answered is in there.
+    pub(crate) fn log(&self) -> PathBuf {
+        let dir = self.dir.path().join("appendonlydir");
+        if dir.exists() {
+            dir
+        } else {
+            self.dir.path().join("appendonly.aof")
+        }
+    }
+
+    fn prepared(name: &str, options: &[&str], prepare: impl Fn(&Path)) -> Server {
         let major: u32 = name
             .split(['-', '.'])
             .nth(1)
@@ -46,6 +87,7 @@ impl Server {
             .expect("a version in the name");
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a directory for the server");
+            prepare(dir.path());
             let port = free_port();
             let mut command = Command::new(starter(name));
             command.args([
@@ -133,6 +175,15 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Copies a directory of files.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a new directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
     }
 }
 
