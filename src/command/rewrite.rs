@@ -713,7 +713,11 @@ impl<'s> Rewriter<'s> {
                 Err(to) => effect = Effect::Copy(to),
             },
             "SPOP" => limit = Some(Limit::Verbatim),
-            "XADD" if command.args().skip(2).take(12).any(|arg| arg == b"*") => {
+            "XADD"
+                if command
+                    .arg(XaddWords::of(command).id)
+                    .is_some_and(|id| id.ends_with(b"*")) =>
+            {
                 limit = Some(Limit::Verbatim);
             }
             _ if is_script(spec.name) => limit = Some(Limit::Verbatim),
@@ -815,7 +819,7 @@ impl<'s> Rewriter<'s> {
             "XSETID" if !target.has(Feature::StreamCounters) => {
                 dropped(&[(b"ENTRIESADDED", 1), (b"MAXDELETEDID", 1)])
             }
-            "XADD" if !target.has(Feature::Idmp) => dropped(&[(b"IDMP", 2), (b"IDMPAUTO", 1)]),
+            "XADD" => self.xadd(spec, command),
             _ => What::AsIs.into(),
         }
     }
@@ -827,17 +831,17 @@ impl<'s> Rewriter<'s> {
         command: &Command<'a>,
         words: &[(&[u8], usize)],
     ) -> Decision<'a> {
-        // Only words before the fields of XADD are options; its id or `*` ends them.
-        let is_id = |arg: &[u8]| {
-            spec.name == "XADD" && (arg == b"*" || arg.contains(&b'-') && arg[0].is_ascii_digit())
+        let find = |bytes: &[u8]| {
+            words
+                .iter()
+                .find(|(word, _)| bytes.eq_ignore_ascii_case(word))
         };
-        let options = command
+        if !command
             .args()
             .skip(2)
             .take(16)
-            .take_while(|arg| !is_id(arg))
-            .any(|arg| words.iter().any(|(word, _)| arg.eq_ignore_ascii_case(word)));
-        if !options {
+            .any(|arg| find(arg).is_some())
+        {
             return What::AsIs.into();
         }
         if command.argc() > MOST_ARGS {
@@ -845,30 +849,49 @@ impl<'s> Rewriter<'s> {
         }
         let mut line = Line::default();
         let mut args = self.args(spec, command).into_iter();
-        let mut over = false;
         while let Some(arg) = args.next() {
-            match arg {
-                Arg::Bytes(bytes) if !over => {
-                    let word = words
-                        .iter()
-                        .find(|(word, _)| bytes.eq_ignore_ascii_case(word));
-                    if let (Some((_, n)), true) = (word, line.args.len() >= 2) {
-                        args.by_ref().take(*n).for_each(drop);
-                        continue;
-                    }
-                    over = line.args.len() >= 2 && is_id(bytes);
-                }
-                _ => {}
+            if let (Arg::Bytes(bytes), true) = (arg, line.args.len() >= 2)
+                && let Some((_, n)) = find(bytes)
+            {
+                args.by_ref().take(*n).for_each(drop);
+                continue;
             }
             line.args.push(arg);
         }
         Decision {
-            limit: Some(if spec.name == "XADD" {
-                Limit::Idmp
-            } else {
-                Limit::StreamCounters
-            }),
+            limit: Some(Limit::StreamCounters),
             ..Decision::lines(vec![line])
+        }
+    }
+
+    /// XADD. A log has IDMP together with the id that the server chose, which only loaders take: clients say one after
+    /// the other. What IDMPAUTO made of the entry is not in the log.
+    fn xadd<'a>(&self, spec: &Spec, command: &Command<'a>) -> Decision<'a> {
+        let words = XaddWords::of(command);
+        let Some((place, count)) = words.idmp else {
+            return What::AsIs.into();
+        };
+        let id = command.arg(words.id).unwrap_or_default();
+        let knows = self.settings.target.has(Feature::Idmp);
+        if knows && id.ends_with(b"*") {
+            return What::AsIs.into();
+        }
+        if command.argc() > MOST_ARGS {
+            return reject(TOO_MANY);
+        }
+        let mut args = self.args(spec, command);
+        let idmp: Vec<Arg<'a>> = args.drain(place..place + count).collect();
+        let line = Line { args, db: None };
+        match idmp[..] {
+            [_, producer, record] if knows => {
+                let mut recorded = Line::new("XIDMPRECORD").key(command.arg(1).unwrap_or_default());
+                recorded.args.extend([producer, record, Arg::Bytes(id)]);
+                Decision::lines(vec![line, recorded])
+            }
+            _ => Decision {
+                limit: Some(Limit::Idmp),
+                ..Decision::lines(vec![line])
+            },
         }
     }
 
@@ -1605,6 +1628,42 @@ fn shown(name: &[u8]) -> String {
 }
 
 const TOO_MANY: &str = "it has more arguments than can be put in other words";
+
+/// The words of XADD between its key and its fields.
+struct XaddWords {
+    /// Index of the entry's id.
+    id: usize,
+    /// Index of IDMP or IDMPAUTO, and its words.
+    idmp: Option<(usize, usize)>,
+}
+
+impl XaddWords {
+    fn of(command: &Command<'_>) -> XaddWords {
+        let args: Vec<&[u8]> = command.args().take(20).collect();
+        let mut words = XaddWords { id: 2, idmp: None };
+        while let Some(word) = args.get(words.id) {
+            let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+            let next = args.get(words.id + 1).copied().unwrap_or_default();
+            let count = match () {
+                () if is("MAXLEN") || is("MINID") => 2 + usize::from(next == b"=" || next == b"~"),
+                () if is("LIMIT") => 2,
+                () if is("NOMKSTREAM") || is("KEEPREF") || is("DELREF") || is("ACKED") => 1,
+                () if is("IDMP") || is("IDMPAUTO") => {
+                    let count = if is("IDMP") { 3 } else { 2 };
+                    words.idmp = Some((words.id, count));
+                    count
+                }
+                () => break,
+            };
+            words.id += count;
+        }
+        // Where words are missing nothing is known of them.
+        if words.id >= args.len() {
+            words.idmp = None;
+        }
+        words
+    }
+}
 
 /// What is seen of a command's keys.
 #[derive(Default)]
