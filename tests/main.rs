@@ -8,6 +8,7 @@ mod convert;
 mod corpus;
 mod damage;
 mod ending;
+mod follow;
 mod harness;
 mod manifest;
 mod selecting;

@@ -130,6 +130,46 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Sends what comes out of a pipe as it comes, until its writer ends, while the answers are read.
+    pub(crate) fn pump(&mut self, mut from: impl Read + Send) -> Piped {
+        const MARK: &[u8] = b"the end of the pipe";
+        let mut stream = self.stream.try_clone().expect("a second handle");
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // The reader reports a connection that was closed.
+                let _ = std::io::copy(&mut from, &mut stream);
+                let mut echo = Vec::new();
+                super::resp::append_command(&mut echo, &[b"ECHO", MARK]);
+                let _ = stream.write_all(&echo);
+            });
+            let mut piped = Piped::default();
+            loop {
+                match self.read_reply() {
+                    Ok(Reply::Bulk(Some(bulk))) if bulk == MARK => return piped,
+                    Ok(reply) => piped.count(reply),
+                    Err(error) => panic!("after {} replies: {error}", piped.replies),
+                }
+            }
+        })
+    }
+}
+
+impl Piped {
+    /// Counts a reply; errors may stand inside that of EXEC too.
+    fn count(&mut self, reply: Reply) {
+        self.replies += 1;
+        let mut left = vec![reply];
+        while let Some(reply) = left.pop() {
+            match reply {
+                Reply::Error(text) => self.errors.push(text),
+                Reply::Array(Some(items)) => left.extend(items),
+                _ => {}
+            }
+        }
+    }
+}
+
 /// How a server took a command file.
 #[derive(Debug, Default)]
 pub(crate) struct Piped {

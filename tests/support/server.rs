@@ -146,6 +146,11 @@ impl Server {
         Client::connect(self.port).expect("a connection to a server that runs")
     }
 
+    /// The server's working directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Makes the server hold what a snapshot holds, and nothing else, by its own loader (Redis 7.0 on).
     pub(crate) fn load(&self, snapshot: &Path) {
         self.flush();
