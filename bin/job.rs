@@ -149,6 +149,8 @@ pub struct Job<'a> {
     timed: bool,
     /// How far the log was read.
     place: Option<LogPlace>,
+    /// Whether `place` tells of everything that the output holds.
+    whole: bool,
     /// Whether the checkpoint tells that this run is under way.
     begun: bool,
     /// Commands and bytes of the runs before.
@@ -201,6 +203,7 @@ impl<'a> Job<'a> {
             until,
             timed: false,
             place: None,
+            whole: true,
             begun: false,
             before: (0, 0),
             saved: Instant::now(),
@@ -213,15 +216,12 @@ impl<'a> Job<'a> {
             self.failed.get_or_insert(error);
         }
         // What was written is made true in any case, where it can be.
-        if !self
-            .failed
-            .as_ref()
-            .is_some_and(|error| matches!(error.kind(), ErrorKind::Io { .. }))
-            && (!self.stopped() || self.args.logs.follow)
+        if !self.failed.as_ref().is_some_and(is_local) && (!self.stopped() || self.args.logs.follow)
         {
             self.settle();
         }
-        if self.args.logs.follow && self.args.logs.checkpoint.is_some() {
+        // Where the output holds more than the place tells, the next run takes that back by the checkpoint that is there.
+        if self.args.logs.follow && self.begun && self.whole {
             self.save(false);
         }
     }
@@ -493,10 +493,7 @@ impl<'a> Job<'a> {
             return self.follow(source, reader, seq, manifest);
         }
         let rest = self.commands(&mut reader)?;
-        self.timed |= reader.timed;
-        if grows {
-            self.place = Some(self.place_in(&reader, seq)?);
-        }
+        self.reach(&reader, seq, &rest)?;
         match rest {
             Rest::Until => Ok(Go::Stop),
             Rest::Failed(error) => Err(error),
@@ -526,6 +523,7 @@ impl<'a> Job<'a> {
         {
             return Err(Error::plain(ErrorKind::BaseTooNew));
         }
+        self.whole = false;
         let mut report = self.conversion.snapshot(
             &input,
             &self.options,
@@ -622,6 +620,7 @@ impl<'a> Job<'a> {
             summary.report.tally.add(&tally);
         }
         if let Err(error) = result {
+            self.whole = false;
             self.failed.get_or_insert(error);
         }
     }
@@ -642,9 +641,8 @@ impl<'a> Job<'a> {
         let mut follower = Follower::new(&path, seq, reader, self.until)?;
         loop {
             let rest = self.commands(follower.reader())?;
-            self.timed |= follower.reader().timed;
             let seq = follower.seq();
-            self.place = Some(self.place_in(follower.reader(), seq)?);
+            self.reach(follower.reader(), seq, &rest)?;
             match rest {
                 Rest::Until => return Ok(Go::Stop),
                 Rest::Failed(error) => return Err(error),
@@ -687,6 +685,17 @@ impl<'a> Job<'a> {
 
     fn current_name(&self) -> &str {
         self.inputs.last().map_or("", |input| &input.name)
+    }
+
+    /// Takes note of how far a log was read and written.
+    fn reach(&mut self, reader: &Reader, seq: Option<u64>, rest: &Rest) -> Result<()> {
+        self.timed |= reader.timed;
+        // What failed to be written was read all the same.
+        self.whole = !matches!(rest, Rest::Failed(error) if is_local(error));
+        if self.whole {
+            self.place = Some(self.place_in(reader, seq)?);
+        }
+        Ok(())
     }
 
     /// Where the reading of a log stands.
@@ -761,6 +770,11 @@ impl<'a> Job<'a> {
             self.failed.get_or_insert(error);
         }
     }
+}
+
+/// Whether a local file could not be read or written.
+fn is_local(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Io { .. })
 }
 
 fn is_named_aof(path: Option<&Path>) -> bool {

@@ -247,7 +247,8 @@ impl Summary {
             let counts = total.log;
             let transactions = match counts.transactions {
                 0 => String::new(),
-                some => format!(", in {} transactions and outside", n(some)),
+                1 => " (1 transaction)".to_owned(),
+                some => format!(" ({} transactions)", n(some)),
             };
             log.info(&format!(
                 "commands of the log: {} read = {} written + {} filtered + {} rejected{transactions}",
