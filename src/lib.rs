@@ -8,7 +8,15 @@
 //!                          └ checksum            └ straight from the mapped bytes
 //! ```
 //!
-//! [`pipeline::convert`] runs the whole of it. The library never prints and never exits.
+//! An append-only file becomes commands too. Its snapshot, if it begins with one, goes the same way; then:
+//!
+//! ```text
+//! log ─ buffer ─→ aof::read ─ units ─→ command::rewrite ─ blocks ─→ sink
+//!                  │ commands, whole transactions │ filter, transform, dialect
+//!                  └ aof::follow: where it goes on └ expiries held back until its end
+//! ```
+//!
+//! [`pipeline::convert`] runs the first, [`aof::convert::Conversion`] both. The library never prints and never exits.
 
 pub mod aof;
 pub mod command;

@@ -1559,7 +1559,22 @@ impl<'s> Rewriter<'s> {
             let at = digits.format(at_ms.max(0)).as_bytes();
             let target = &self.settings.target;
             match field {
-                // Only a command with the field's own XX leaves alone what was set anew without an expiry.
+                Some(field) if target.dialect == Dialect::Twemproxy => {
+                    let run = RUN_KEY_FIRST.as_bytes();
+                    let args: [&[u8]; 10] = [
+                        b"EVAL",
+                        run,
+                        b"1",
+                        key,
+                        b"HPEXPIREAT",
+                        at,
+                        b"XX",
+                        b"FIELDS",
+                        b"1",
+                        field,
+                    ];
+                    out.command(&args)
+                }
                 Some(field) => {
                     out.command(&[b"HPEXPIREAT", key, at, b"XX", b"FIELDS", b"1", field])
                 }
