@@ -192,11 +192,13 @@ impl<'s> Conversion<'s> {
                     offset,
                     raw,
                     commands,
+                    discarded,
                 } => {
                     let unit = Unit {
                         offset,
                         raw,
                         lenient,
+                        discarded,
                     };
                     unit.write(self, out, reject, goes_on)?;
                     progress.commands.fetch_add(commands, Relaxed);
@@ -275,6 +277,7 @@ struct Unit<'a> {
     offset: u64,
     raw: &'a [u8],
     lenient: bool,
+    discarded: bool,
 }
 
 impl<'a> Unit<'a> {
@@ -333,12 +336,7 @@ impl<'a> Unit<'a> {
             }
         }
         rewriter.time_ms = time_before;
-        // DISCARD is in no server's log, but what it says is clear.
-        let discarded = self.raw.len() > 20
-            && self.raw[self.raw.len() - 20..]
-                .to_ascii_uppercase()
-                .ends_with(b"$7\r\nDISCARD\r\n");
-        let framed = writes > 0 && !refused && !discarded && !dialect.single_db();
+        let framed = writes > 0 && !refused && !self.discarded && !dialect.single_db();
         if framed {
             rewriter.select(
                 first_db.map(|db| conversion.settings.transform.db(db)),
@@ -357,7 +355,7 @@ impl<'a> Unit<'a> {
             };
             let db = rewriter.db;
             let decision = rewriter.decide(&command, db);
-            if discarded {
+            if self.discarded {
                 rewriter.drop_command(&decision, false);
             } else if refused && decision.selects().is_none() {
                 let why = decision

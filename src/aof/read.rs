@@ -46,6 +46,8 @@ pub enum Event<'a> {
         raw: &'a [u8],
         /// Commands between MULTI and EXEC.
         commands: u64,
+        /// Whether it ends in DISCARD: no server logs that, but what it says is clear.
+        discarded: bool,
     },
     /// `#TS:`, the time of what follows in Unix seconds. Times inside transactions are the transaction's.
     Time(i64),
@@ -310,6 +312,7 @@ impl Reader {
                         }
                         Some(multi) if ends_transaction(name) => {
                             let commands = multi.commands;
+                            let discarded = name.eq_ignore_ascii_case(b"DISCARD");
                             self.multi = None;
                             self.last = Some(end - len as u64);
                             let from = self.take(len);
@@ -318,6 +321,7 @@ impl Reader {
                                 offset: end - raw.len() as u64,
                                 raw,
                                 commands,
+                                discarded,
                             });
                         }
                         Some(_) if !self.lenient && name.eq_ignore_ascii_case(b"MULTI") => {
@@ -548,7 +552,8 @@ impl Reader {
                     self.last = Some(record_at);
                     giant.record = end;
                     if ends {
-                        return self.giant_done(shape);
+                        let discarded = name.eq_ignore_ascii_case(b"DISCARD");
+                        return self.giant_done(shape, discarded);
                     }
                 }
                 Ok(Found::Annotation { len }) => {
@@ -566,7 +571,11 @@ impl Reader {
         }
     }
 
-    fn giant_done(&mut self, shape: crate::resp::parse::Shape) -> Result<Event<'_>> {
+    fn giant_done(
+        &mut self,
+        shape: crate::resp::parse::Shape,
+        discarded: bool,
+    ) -> Result<Event<'_>> {
         let multi = self.multi.take();
         let giant = self.giant.as_mut().expect("it was just completed");
         let spool = giant.spool.take().expect("it was just completed");
@@ -581,6 +590,7 @@ impl Reader {
                 offset,
                 raw,
                 commands: multi.commands,
+                discarded,
             },
             None => Event::Command {
                 offset,
@@ -761,6 +771,7 @@ mod tests {
                     offset,
                     raw,
                     commands,
+                    ..
                 }) => seen.push(Seen::Transaction(offset, commands, raw.to_vec())),
                 Ok(Event::Time(seconds)) => seen.push(Seen::Time(seconds)),
                 Ok(Event::Stray) => seen.push(Seen::Stray),
