@@ -667,7 +667,7 @@ impl<'a> Job<'a> {
                             self.log.info(&format!("goes on in {name}"));
                             self.conversion.begin_file(0, self.clock(reader.file()));
                             self.summarize(&name, 0);
-                            self.place = Some(self.place_in(reader, seq)?);
+                            self.place = Some(self.place_in(reader, seq, reader.offset())?);
                             self.save(true);
                         }
                         Step::Wait => {
@@ -693,15 +693,14 @@ impl<'a> Job<'a> {
         // What failed to be written was read all the same.
         self.whole = !matches!(rest, Rest::Failed(error) if is_local(error));
         if self.whole {
-            self.place = Some(self.place_in(reader, seq)?);
+            self.place = Some(self.place_in(reader, seq, self.conversion.taken())?);
         }
         Ok(())
     }
 
-    /// Where the reading of a log stands.
-    fn place_in(&mut self, reader: &Reader, seq: Option<u64>) -> Result<LogPlace> {
+    /// The byte `offset` of a log, as a place to go on from.
+    fn place_in(&mut self, reader: &Reader, seq: Option<u64>, offset: u64) -> Result<LogPlace> {
         let failed = |e| Error::io(format!("{} cannot be read", reader.name()), e);
-        let offset = reader.offset();
         let meta = reader.file().metadata().map_err(failed)?;
         let known = self
             .place

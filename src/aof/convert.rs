@@ -35,6 +35,7 @@ pub struct Conversion<'s> {
     /// Which database the destination has selected.
     pub stream: Stream,
     rewriter: Rewriter<'s>,
+    taken: u64,
 }
 
 impl<'s> Conversion<'s> {
@@ -46,6 +47,7 @@ impl<'s> Conversion<'s> {
             settings,
             stream,
             rewriter: Rewriter::new(settings),
+            taken: 0,
         }
     }
 
@@ -125,6 +127,12 @@ impl<'s> Conversion<'s> {
         self.rewriter.time_ms
     }
 
+    /// Offset behind the last unit of the log that was written: a later run goes on there. A unit that was refused is
+    /// not behind it.
+    pub fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Whether expiries are held back at present.
     pub fn holds(&self) -> bool {
         self.rewriter.holds()
@@ -166,7 +174,7 @@ impl<'s> Conversion<'s> {
         use std::sync::atomic::Ordering::Relaxed;
         let lenient = reader.lenient();
         let goes_on = self.settings.on_error == OnError::Continue;
-        let mut done = reader.offset();
+        self.taken = reader.offset();
         loop {
             progress.check_stop()?;
             let rewriter = &mut self.rewriter;
@@ -212,8 +220,8 @@ impl<'s> Conversion<'s> {
                 Event::Dry => return Ok(Rest::Dry(reader.tail())),
             }
             let now = reader.offset();
-            progress.done.fetch_add(now - done, Relaxed);
-            done = now;
+            progress.done.fetch_add(now - self.taken, Relaxed);
+            self.taken = now;
         }
     }
 
