@@ -292,8 +292,15 @@ impl<'a> Job<'a> {
             if let Some(place) = &checkpoint.log {
                 pieces = resume(pieces, manifest.as_deref(), place)?;
                 self.place = Some(place.clone());
-                // A new file, or a new server behind a pipe, has nothing selected.
-                let goes_on = self.sink_place()?.is_some_and(|now| now.bytes > 0);
+                // A new file, a new server behind a pipe, or a file that another program appended to has something else
+                // selected, or nothing.
+                let known = checkpoint.output.file.as_ref();
+                let goes_on = self.sink_place()?.is_some_and(|now| {
+                    now.bytes > 0
+                        && known.is_some_and(|known| {
+                            (known.dev, known.inode, known.bytes) == (now.dev, now.inode, now.bytes)
+                        })
+                });
                 self.conversion.stream.db = checkpoint.output.db.filter(|_| goes_on);
                 from = Some(place.clone());
             }
