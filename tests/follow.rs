@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -250,8 +250,10 @@ const EVAL: &str = "redis.call('INCR', KEYS[1]) redis.call('RPUSH', KEYS[2], ARG
 
 impl Load {
     fn start(port: u16, clients: u64) -> Load {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let stop = Arc::new(AtomicBool::new(false));
         let clients = (0..clients)
+            .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
             .map(|me| {
                 let stop = stop.clone();
                 std::thread::spawn(move || {
@@ -1161,4 +1163,551 @@ fn redis_7_0_does_not_tell_that_it_logged_off_and_on_again() {
         };
         println!("{name}: exit {code}, whole: {whole}: {said}");
     }
+}
+
+#[test]
+fn signals_end_it_in_order_and_it_goes_on() {
+    let place = Place::new();
+    let (log, out) = (place.path("appendonly.aof"), place.path("out.resp"));
+    let check = place.path("check");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let mut want = cmds(&["SELECT 3", "SET a 1"]);
+    fs::write(&log, &want).expect("a log");
+    for (signal, exit) in [("INT", 130), ("TERM", 143), ("INT", 130)] {
+        let follower = Follower::start(&args, appending(&out));
+        until(
+            SOON,
+            || fs::read(&out).expect("the output") == want,
+            || follower.said(),
+        );
+        append(&log, &cmds(&["INCR n", "MULTI", "RPUSH list x"]));
+        want.extend(cmd("INCR n"));
+        until(
+            SOON,
+            || fs::read(&out).expect("the output") == want,
+            || follower.said(),
+        );
+        let start = Instant::now();
+        follower.signal(signal);
+        let (code, said) = follower.end();
+        assert!(start.elapsed() < Duration::from_secs(1), "{said}");
+        assert_eq!(code, exit, "{said}");
+        let line = format!(
+            "convert --follow --checkpoint {} {}",
+            text(&check),
+            text(&log)
+        );
+        assert!(said.contains(&line), "{said}");
+        assert!(!is_open(&check));
+        assert_eq!(checkpoint(&check, "/log/db"), 3);
+        // The half of a transaction is left to the next run, which sees its end.
+        append(&log, &cmd("EXEC"));
+        want.extend(cmds(&["MULTI", "RPUSH list x", "EXEC"]));
+    }
+    let follower = Follower::start(&args, appending(&out));
+    until(
+        SOON,
+        || fs::read(&out).expect("the output") == want,
+        || follower.said(),
+    );
+    follower.stop();
+}
+
+#[test]
+fn a_signal_before_the_input_is_there_ends_it_too() {
+    let place = Place::new();
+    let follower = Follower::start(&["--follow", &place.text("none.aof")], Stdio::null());
+    follower.waits_to_say("waiting for");
+    follower.stop();
+}
+
+#[test]
+fn a_signal_within_the_base_does_not_double_it() {
+    // The base is in AOF form, of commands that must not be written twice.
+    let parts = Parts::new();
+    let mut base = cmd("SELECT 0");
+    for n in 0..200_000 {
+        base.extend(cmd(&format!("RPUSH list {n}")));
+    }
+    parts.write("a.aof.1.base.aof", &base);
+    let (check, out) = (parts.place.path("check"), parts.place.path("out"));
+    let log = parts.place.text("aof");
+    let args = ["--follow", "--checkpoint", text(&check), &log];
+    let mut follower = Follower::start(&args, appending(&out));
+    until(
+        SOON,
+        || fs::metadata(&out).expect("it").len() > 0 || !follower.is_running(),
+        || "nothing is written".to_owned(),
+    );
+    follower.stop();
+    let written = fs::metadata(&out).expect("it").len();
+    assert!(written < base.len() as u64, "it was too fast: {written}");
+    let want = [&base[..], &cmd("SET one 1")].concat();
+    let follower = Follower::start(&args, appending(&out));
+    follower.waits_to_say("caught up");
+    follower.stop();
+    let got = fs::read(&out).expect("the output");
+    assert!(got == want, "{} bytes, not {}", got.len(), want.len());
+}
+
+/// `sh -c` that redirects as a user would.
+fn shell(script: &str, args: &[&str]) -> Run {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_redis-migration")])
+        .args(args)
+        .stdin(Stdio::null());
+    let output = command.output().expect("a shell");
+    Run {
+        code: code(output.status),
+        stdout: output.stdout,
+        stderr: lossy(&output.stderr),
+    }
+}
+
+#[test]
+fn a_redirection_that_truncates_after_a_kill_is_refused_each_time() {
+    let place = Place::new();
+    let (log, out) = (place.path("appendonly.aof"), place.path("out.resp"));
+    let check = place.path("check");
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let follower = Follower::start(&args, File::create(&out).expect("an output"));
+    until(
+        SOON,
+        || check.exists() && checkpoint(&check, "/output/bytes") == cmds(&TWO).len(),
+        || follower.said(),
+    );
+    follower.kill();
+    assert!(is_open(&check));
+    let before = fs::read(&check).expect("a checkpoint");
+    for follow in [true, true, false] {
+        let flag = if follow { "--follow" } else { "--strict" };
+        let run = shell(
+            &format!("exec \"$0\" convert {flag} --checkpoint \"$1\" \"$2\" > \"$3\""),
+            &[text(&check), text(&log), text(&out)],
+        );
+        assert_eq!(run.code, 5, "{}", run.stderr);
+        assert!(run.stderr.contains(">>"), "{}", run.stderr);
+        assert_eq!(fs::read(&out).expect("the output"), b"");
+        assert!(fs::read(&check).expect("a checkpoint") == before);
+    }
+}
+
+#[test]
+fn a_pipe_after_a_kill_is_warned_of() {
+    let place = Place::new();
+    let log = place.path("appendonly.aof");
+    let check = place.path("check");
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let (follower, out) = Follower::piped(&args);
+    Output::of(out).reaches_exactly(&cmds(&TWO));
+    until(
+        SOON,
+        || check.exists() && checkpoint(&check, "/output/bytes") == cmds(&TWO).len(),
+        || follower.said(),
+    );
+    follower.kill();
+    append(&log, &cmd("INCR b"));
+    let (follower, out) = Follower::piped(&args);
+    // A new reader has nothing selected.
+    Output::of(out).reaches_exactly(&cmds(&["SELECT 0", "INCR b"]));
+    assert!(
+        follower.said().contains("did not end in order"),
+        "{}",
+        follower.said()
+    );
+    follower.stop();
+}
+
+#[test]
+fn a_command_that_is_refused_is_not_skipped_by_the_next_run() {
+    for unit in [
+        &["WHATEVER x"][..],
+        &["MULTI", "INCR n", "WHATEVER x", "EXEC"],
+    ] {
+        let place = Place::new();
+        let (log, out) = (place.path("appendonly.aof"), place.path("out.resp"));
+        let check = place.path("check");
+        let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+        fs::write(&log, cmds(&TWO)).expect("a log");
+        let mut want = cmds(&TWO);
+        let follower = Follower::start(&args, appending(&out));
+        follower.waits_to_say("caught up");
+        append(&log, &[cmd("INCR a"), cmds(unit), cmd("INCR z")].concat());
+        want.extend(cmd("INCR a"));
+        let (code, said) = follower.end();
+        assert_eq!(code, 5, "{said}");
+        assert!(said.contains("WHATEVER"), "{said}");
+        assert_eq!(lossy(&fs::read(&out).expect("it")), lossy(&want));
+        // Again, and the same: it is never passed over.
+        let (code, said) = Follower::start(&args, appending(&out)).end();
+        assert_eq!(code, 5, "{said}");
+        assert!(said.contains("WHATEVER"), "{said}");
+        assert_eq!(lossy(&fs::read(&out).expect("it")), lossy(&want));
+        let pass = [&args[..], &["--unknown-commands", "pass"]].concat();
+        let follower = Follower::start(&pass, appending(&out));
+        want.extend(cmds(unit));
+        want.extend(cmd("INCR z"));
+        until(
+            SOON,
+            || fs::read(&out).expect("the output").len() >= want.len(),
+            || follower.said(),
+        );
+        assert_eq!(lossy(&fs::read(&out).expect("it")), lossy(&want));
+        follower.stop();
+    }
+}
+
+#[test]
+fn an_output_that_is_full_leaves_no_hole() {
+    let place = Place::new();
+    let (log, out) = (place.path("appendonly.aof"), place.path("out.resp"));
+    let check = place.path("check");
+    let mut bytes = cmd("SELECT 0");
+    for n in 0..2000 {
+        bytes.extend(cmd(&format!("RPUSH list {n}")));
+    }
+    fs::write(&log, &bytes).expect("a log");
+    for flags in ["--follow", "--strict"] {
+        let _ = fs::remove_file(&check);
+        let _ = fs::remove_file(&out);
+        // A limit of the shell stands for a disk that is full.
+        let run = shell(
+            "trap '' XFSZ; ulimit -f 16; exec \"$0\" convert \"$4\" --checkpoint \"$1\" \"$2\" >> \"$3\"",
+            &[text(&check), text(&log), text(&out), flags],
+        );
+        assert_eq!(run.code, 74, "{flags}: {}", run.stderr);
+        let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+        let follower = Follower::start(&args, appending(&out));
+        until(
+            SOON,
+            || fs::metadata(&out).expect("it").len() >= bytes.len() as u64,
+            || follower.said(),
+        );
+        follower.stop();
+        assert!(fs::read(&out).expect("the output") == bytes, "{flags}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_leaves_no_hole() {
+    let place = Place::new();
+    let log = place.path("appendonly.aof");
+    let check = place.path("check");
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let (follower, mut out) = Follower::piped(&args);
+    let mut first = vec![0; cmds(&TWO).len()];
+    out.read_exact(&mut first).expect("the first commands");
+    follower.waits_to_say("caught up");
+    drop(out);
+    append(&log, &cmd("SET nobody reads"));
+    let (code, said) = follower.end();
+    assert_eq!(code, 141, "{said}");
+    let (follower, out) = Follower::piped(&args);
+    let out = Output::of(out);
+    until(
+        SOON,
+        || lossy(&out.now()).contains("nobody"),
+        || format!("it was lost: {}", follower.said()),
+    );
+    follower.stop();
+}
+
+/// Converts what is new into a part of its own.
+fn delta(args: &[&str], part: &Path) -> (i32, String) {
+    Follower::start(args, File::create(part).expect("a part")).end()
+}
+
+fn deltas_add_up(name: &str, by_name: bool) {
+    if !available(name) {
+        return;
+    }
+    let source = Server::with(name, &LOGGED);
+    let place = Place::new();
+    let (log, check) = (log_of(&source, name), place.text("check"));
+    let version = name.strip_prefix("redis-").unwrap_or(name);
+    let args = [
+        "--checkpoint",
+        &check,
+        "--target-version",
+        version,
+        text(&log),
+    ];
+    let mut all = Vec::new();
+    let part = place.path("part");
+    let take = || {
+        let (code, said) = if by_name {
+            let named = [&args[..], &["-o", text(&part), "--force"]].concat();
+            Follower::start(&named, Stdio::null()).end()
+        } else {
+            delta(&args, &part)
+        };
+        assert_eq!(code, 0, "{said}");
+        assert!(!is_open(Path::new(&check)));
+        fs::read(&part).expect("a part")
+    };
+    for n in 0..4 {
+        let load = Load::start(source.port, 2);
+        sleep(150);
+        // While the server writes, and when it is at rest.
+        if n % 2 == 0 {
+            all.extend(take());
+        }
+        load.stop();
+        all.extend(take());
+        assert_eq!(lossy(&take()), "", "there is nothing new");
+        // In the last database as well as in the first: a part begins with its own SELECT.
+        let mut client = source.client();
+        let db = (n % 3).to_string();
+        call!(client, "SELECT", db);
+        call!(client, "INCR", "a-part");
+    }
+    all.extend(take());
+    assert_pushed_once(&all);
+    assert_rebuilds(name, &all, &source);
+}
+
+#[test]
+fn deltas_of_redis_7_0_add_up() {
+    deltas_add_up("redis-7.0", false);
+}
+
+#[test]
+fn deltas_into_a_named_file_add_up() {
+    deltas_add_up("redis-8.10", true);
+}
+
+#[test]
+fn deltas_of_one_file_add_up() {
+    deltas_add_up("redis-6.2", false);
+}
+
+#[test]
+fn a_delta_after_a_rewrite_that_took_its_place_away_is_refused() {
+    for name in ["redis-7.0", "redis-6.2"] {
+        if !available(name) {
+            continue;
+        }
+        let source = Server::with(name, &LOGGED);
+        let place = Place::new();
+        let (log, check) = (log_of(&source, name), place.text("check"));
+        let args = ["--checkpoint", &check, text(&log)];
+        call!(source.client(), "INCR", "n");
+        let (code, said) = delta(&args, &place.path("part"));
+        assert_eq!(code, 0, "{said}");
+        call!(source.client(), "INCR", "n");
+        rewrite(&source);
+        // The old file is removed beside.
+        until(
+            SOON,
+            || {
+                !source
+                    .dir()
+                    .join("appendonlydir/appendonly.aof.1.incr.aof")
+                    .exists()
+            },
+            || "the old file stays".to_owned(),
+        );
+        for _ in 0..2 {
+            let (code, said) = delta(&args, &place.path("part"));
+            assert_eq!(code, 5, "{said}");
+            assert!(said.contains("remove the checkpoint"), "{said}");
+            assert_eq!(fs::read(place.path("part")).expect("it"), b"");
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_left_to_the_next_delta() {
+    let place = Place::new();
+    let (log, part) = (place.path("appendonly.aof"), place.path("part"));
+    let check = place.text("check");
+    let args = ["--checkpoint", &check, text(&log)];
+    let torn = cmds(&["MULTI", "INCR x", "INCR y", "EXEC"]);
+    let mut bytes = cmds(&["SELECT 1", "SET a 1"]);
+    let mut want = bytes.clone();
+    let mut done = 0;
+    for cut in (0..torn.len()).step_by(7) {
+        bytes.truncate(done);
+        bytes.extend(&want[done..]);
+        bytes.extend(&torn[..cut]);
+        fs::write(&log, &bytes).expect("a log");
+        let (code, said) = delta(&args, &part);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(said.contains("left to the next run"), cut > 0, "{said}");
+        let got = fs::read(&part).expect("a part");
+        let new = [&cmd("SELECT 1")[..], &want[done..]].concat();
+        let new = if done == 0 { want.clone() } else { new };
+        assert_eq!(lossy(&got), lossy(&new));
+        done = want.len();
+        want.extend(&torn);
+    }
+}
+
+#[test]
+fn what_is_not_the_same_any_more_is_refused_and_never_started_anew() {
+    let first = cmds(&["SELECT 0", "SET a 1", "SET b 2"]);
+    type Act = fn(&Path, &Path, &[u8]);
+    let cases: [(&str, Act); 8] = [
+        ("its inode is", |log, _, bytes| {
+            let copy = log.with_extension("copy");
+            fs::write(&copy, bytes).expect("a copy");
+            fs::rename(&copy, log).expect("a rename");
+        }),
+        ("bytes differ", |log, _, bytes| {
+            let mut other = bytes.to_vec();
+            other.extend(cmd("SET c 3"));
+            let place = other.len() - bytes.len();
+            other[place] ^= 1;
+            let end = other.windows(1).rposition(|w| w == b"2").expect("a digit");
+            other[end] = b'9';
+            fs::write(log, other).expect("other bytes");
+        }),
+        ("were read already", |log, _, bytes| {
+            fs::write(log, &bytes[..bytes.len() - 4]).expect("a shorter file");
+        }),
+        ("not whole JSON", |_, check, _| {
+            fs::write(check, "garbage").expect("garbage")
+        }),
+        ("is empty", |_, check, _| {
+            fs::write(check, "").expect("garbage")
+        }),
+        ("not whole JSON", |_, check, _| {
+            let text = fs::read(check).expect("a checkpoint");
+            fs::write(check, &text[..text.len() / 2]).expect("half of it");
+        }),
+        ("was not written by", |_, check, _| {
+            fs::write(check, "{}").expect("another")
+        }),
+        ("format", |_, check, _| {
+            let text = fs::read_to_string(check).expect("a checkpoint");
+            let later = text.replace("\"format\": 1", "\"format\": 2");
+            assert_ne!(later, text);
+            fs::write(check, later).expect("a later one");
+        }),
+    ];
+    for (why, act) in cases {
+        let place = Place::new();
+        let (log, check) = (place.path("appendonly.aof"), place.path("check"));
+        let args = ["--checkpoint", text(&check), text(&log)];
+        fs::write(&log, &first).expect("a log");
+        let (code, said) = delta(&args, &place.path("part"));
+        assert_eq!(code, 0, "{said}");
+        act(&log, &check, &first);
+        let before = fs::read(&check).expect("a checkpoint");
+        for follow in [&[][..], &["--follow"], &["--follow"]] {
+            let (code, said) = delta(&[&args[..], follow].concat(), &place.path("part"));
+            assert_eq!(code, 5, "{why} {follow:?}: {said}");
+            assert!(said.contains(why), "{why}: {said}");
+            assert_eq!(fs::read(place.path("part")).expect("it"), b"");
+            let after = fs::read(&check).expect("a checkpoint");
+            assert!(
+                after == before,
+                "{why} {follow:?}: the checkpoint was overwritten"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_output_that_holds_something_else_gets_its_own_select() {
+    // What another run, or another program, left in the output selects what it likes.
+    let place = Place::new();
+    let (log, check) = (place.path("appendonly.aof"), place.text("check"));
+    let args = ["--checkpoint", &check, text(&log)];
+    fs::write(&log, cmds(&["SELECT 2", "SET a 1"])).expect("a log");
+    let (one, two) = (place.path("one"), place.path("two"));
+    assert_eq!(Follower::start(&args, appending(&one)).end().0, 0);
+    append(&log, &cmd("SET b 2"));
+    let other = cmds(&["SELECT 7", "SET other 1"]);
+    append(&two, &other);
+    assert_eq!(Follower::start(&args, appending(&two)).end().0, 0);
+    let want = [other.clone(), cmds(&["SELECT 2", "SET b 2"])].concat();
+    assert_eq!(lossy(&fs::read(&two).expect("it")), lossy(&want));
+    // The same file, with something behind what this program wrote.
+    append(&log, &cmd("SET c 3"));
+    append(&two, &other);
+    assert_eq!(Follower::start(&args, appending(&two)).end().0, 0);
+    let want = [want, other, cmds(&["SELECT 2", "SET c 3"])].concat();
+    assert_eq!(lossy(&fs::read(&two).expect("it")), lossy(&want));
+    // Nothing came between: none is needed.
+    append(&log, &cmd("SET d 4"));
+    assert_eq!(Follower::start(&args, appending(&two)).end().0, 0);
+    let want = [want, cmd("SET d 4")].concat();
+    assert_eq!(lossy(&fs::read(&two).expect("it")), lossy(&want));
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_with_74() {
+    let place = Place::new();
+    let log = place.path("appendonly.aof");
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    let part = place.path("part");
+    for check in [
+        place.text("no/such/check"),
+        "/dev/full".to_owned(),
+        place.text(""),
+    ] {
+        let (code, said) = delta(&["--checkpoint", &check, text(&log)], &part);
+        assert_eq!(
+            code,
+            if check == "/dev/full" { 5 } else { 74 },
+            "{check}: {said}"
+        );
+        let (code, said) = delta(&["--follow", "--checkpoint", &check, text(&log)], &part);
+        assert_eq!(
+            code,
+            if check == "/dev/full" { 5 } else { 74 },
+            "{check}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_disk_that_is_too_full_for_the_checkpoint_ends_with_74() {
+    let place = Place::new();
+    let log = place.path("appendonly.aof");
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    fs::create_dir(place.path("tiny")).expect("a directory");
+    let (tiny, part) = (place.text("tiny"), place.text("part"));
+    let check = place.text("tiny/check");
+    let args = [&tiny, &check, text(&log), &part];
+    // A file system of the shell's own, which goes when that ends.
+    let run = shell(
+        "exec unshare -rm sh -c 'mount -t tmpfs -o size=8k tmpfs \"$1\" || exit 99
+         head -c 9000 /dev/zero > \"$1/filler\" 2>&-
+         \"$0\" convert --checkpoint \"$2\" \"$3\" > \"$4\"' \"$0\" \"$@\"",
+        &args,
+    );
+    if run.code == 99 || run.stderr.contains("unshare") {
+        println!(
+            "SKIPPED: no file system can be mounted here: {}",
+            run.stderr
+        );
+        return;
+    }
+    assert_eq!(run.code, 74, "{}", run.stderr);
+    assert!(run.stderr.contains("check"), "{}", run.stderr);
+    let out = fs::read(place.path("part")).expect("a part");
+    assert!(cmds(&TWO).starts_with(&out), "{}", lossy(&out));
+}
+
+#[test]
+fn what_cannot_be_followed_is_wrong_usage() {
+    let place = Place::new();
+    let log = place.path("appendonly.aof");
+    let whole = cmds(&TWO);
+    fs::write(&log, &whole).expect("a log");
+    let check = place.text("check");
+    for flags in [&["--follow"][..], &["--checkpoint", &check]] {
+        let twice = [text(&log), text(&log)];
+        let two = [flags, &twice].concat();
+        assert_eq!(convert(&two).code, 2);
+        let stdin = [&["convert"][..], flags, &["-"]].concat();
+        assert_eq!(run(&stdin, Some(&whole)).code, 2);
+    }
+    assert!(!place.path("check").exists());
 }
