@@ -4,14 +4,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
 use jiff::Timestamp;
 use redis_migration::aof::checkpoint::{
-    Checkpoint, HEAD_MAX, Head, LogPlace, OutputFile, OutputPlace, escape,
+    Checkpoint, HEAD_MAX, Head, LogPlace, OutputFile, OutputPlace, escape, keep, kept,
 };
 use redis_migration::aof::convert::{Conversion, Rest};
 use redis_migration::aof::follow::{Follower, Step, torn_inside};
@@ -149,6 +149,8 @@ pub struct Job<'a> {
     timed: bool,
     /// How far the log was read.
     place: Option<LogPlace>,
+    /// Where the incremental files are.
+    log_dir: Option<PathBuf>,
     /// Whether `place` tells of everything that the output holds.
     whole: bool,
     /// Whether the checkpoint tells that this run is under way.
@@ -203,6 +205,7 @@ impl<'a> Job<'a> {
             until,
             timed: false,
             place: None,
+            log_dir: None,
             whole: true,
             begun: false,
             before: (0, 0),
@@ -284,13 +287,23 @@ impl<'a> Job<'a> {
 
     fn set(&mut self, set: Set, last_set: bool, checkpoint: Option<&Checkpoint>) -> Result<Go> {
         let manifest = set.manifest.clone();
+        self.log_dir = manifest
+            .as_deref()
+            .map(|path| directory_of(path).to_owned());
         let mut pieces = set.pieces;
         let mut from = None;
         if let Some(checkpoint) = checkpoint {
             self.before = (checkpoint.commands, checkpoint.output.bytes);
             self.take_back(checkpoint)?;
             if let Some(place) = &checkpoint.log {
-                pieces = resume(pieces, manifest.as_deref(), place)?;
+                let kept = kept(
+                    self.args
+                        .logs
+                        .checkpoint
+                        .as_deref()
+                        .unwrap_or(Path::new("")),
+                );
+                pieces = resume(pieces, manifest.as_deref(), place, &kept)?;
                 self.place = Some(place.clone());
                 // A new file, a new server behind a pipe, or a file that another program appended to has something else
                 // selected, or nothing.
@@ -742,6 +755,9 @@ impl<'a> Job<'a> {
         }
         self.begun = true;
         let place = self.place.clone();
+        if let (Some(place), Some(dir)) = (&place, &self.log_dir) {
+            keep(path, dir, place);
+        }
         let result = self.sink.sync().and_then(|()| {
             let file = self.sink_place()?.map(|place| OutputFile {
                 path: self

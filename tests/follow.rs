@@ -1485,8 +1485,40 @@ fn deltas_of_one_file_add_up() {
     deltas_add_up("redis-6.2", false);
 }
 
+/// A rewrite, and then as many as are asked for, each waited for until the server has removed its old file.
+fn rewrite_and_remove(source: &Server, old: &str) {
+    rewrite(source);
+    let old = source.dir().join("appendonlydir").join(old);
+    until(SOON, || !old.exists(), || "the old file stays".to_owned());
+}
+
 #[test]
-fn a_delta_after_a_rewrite_that_took_its_place_away_is_refused() {
+fn a_delta_bridges_a_rewrite() {
+    let source = Server::with("redis-7.0", &LOGGED);
+    let place = Place::new();
+    let (log, check) = (log_of(&source, "redis-7.0"), place.text("check"));
+    let args = ["--checkpoint", &check, text(&log)];
+    let mut all = Vec::new();
+    for n in 1..4 {
+        for key in ["n", "m"] {
+            call!(source.client(), "INCR", key);
+        }
+        let (code, said) = delta(&args, &place.path("part"));
+        assert_eq!(code, 0, "{said}");
+        all.extend(fs::read(place.path("part")).expect("a part"));
+        // What comes now goes to a file that is gone before the next delta.
+        call!(source.client(), "INCR", "n");
+        rewrite_and_remove(&source, &format!("appendonly.aof.{n}.incr.aof"));
+    }
+    let (code, said) = delta(&args, &place.path("part"));
+    assert_eq!(code, 0, "{said}");
+    all.extend(fs::read(place.path("part")).expect("a part"));
+    assert_eq!(lossy(&all).matches("INCR").count(), 9);
+    assert_rebuilds("redis-7.0", &all, &source);
+}
+
+#[test]
+fn a_delta_after_rewrites_that_took_its_place_away_is_refused() {
     for name in ["redis-7.0", "redis-6.2"] {
         if !available(name) {
             continue;
@@ -1499,18 +1531,9 @@ fn a_delta_after_a_rewrite_that_took_its_place_away_is_refused() {
         let (code, said) = delta(&args, &place.path("part"));
         assert_eq!(code, 0, "{said}");
         call!(source.client(), "INCR", "n");
-        rewrite(&source);
-        // The old file is removed beside.
-        until(
-            SOON,
-            || {
-                !source
-                    .dir()
-                    .join("appendonlydir/appendonly.aof.1.incr.aof")
-                    .exists()
-            },
-            || "the old file stays".to_owned(),
-        );
+        for old in [1, 2] {
+            rewrite_and_remove(&source, &format!("appendonly.aof.{old}.incr.aof"));
+        }
         for _ in 0..2 {
             let (code, said) = delta(&args, &place.path("part"));
             assert_eq!(code, 5, "{said}");

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -273,6 +273,34 @@ impl LogPlace {
     }
 }
 
+/// Where [`keep`] keeps an incremental file for the checkpoint at `path`.
+pub fn kept(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".kept");
+    PathBuf::from(name)
+}
+
+/// Gives the incremental file that a checkpoint tells of a second name beside the checkpoint, so that what the server
+/// appends to it before it rewrites its log, and then removes the file, is still there for the next run. On another file
+/// system, or without the right to, it does nothing. Whether the file is kept.
+pub fn keep(path: &Path, log_dir: &Path, place: &LogPlace) -> bool {
+    let (Some(_), Some(name)) = (place.seq, unescape(&place.file)) else {
+        return false;
+    };
+    let kept = kept(path);
+    let is_it = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.ino() == place.inode);
+    if is_it(&kept) {
+        return true;
+    }
+    // What stands there is an older file of ours, or nobody's.
+    let _ = std::fs::remove_file(&kept);
+    let _ = std::fs::hard_link(log_dir.join(name), &kept);
+    if !is_it(&kept) {
+        let _ = std::fs::remove_file(&kept);
+    }
+    is_it(&kept)
+}
+
 /// A name as text, without loss: a backslash becomes `\\`, and a byte that is not part of a UTF-8
 /// character becomes `\x` and two hexadecimal digits. Most names stay as they are.
 pub fn escape(name: &OsStr) -> String {
@@ -333,7 +361,6 @@ fn grouped(n: u64) -> String {
 mod tests {
     use super::*;
     use std::fs;
-    use std::path::PathBuf;
 
     fn sample() -> Checkpoint {
         Checkpoint {

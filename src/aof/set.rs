@@ -161,7 +161,14 @@ pub fn is_gone(error: &Error) -> bool {
 
 /// The files that are left to convert for a run that goes on at `place`. Errors: the file of that place is not there any
 /// more, is another one, or is not followed by the next one.
-pub fn resume(pieces: Vec<Piece>, manifest: Option<&Path>, place: &LogPlace) -> Result<Vec<Piece>> {
+///
+/// `kept` is a second name that an earlier run may have given the file.
+pub fn resume(
+    pieces: Vec<Piece>,
+    manifest: Option<&Path>,
+    place: &LogPlace,
+    kept: &Path,
+) -> Result<Vec<Piece>> {
     let gone = |why: String| {
         Error::plain(ErrorKind::LogGone(format!(
             "the checkpoint tells of {}, and {why}; what it was cannot be gone on with. To start over, remove the checkpoint \
@@ -203,12 +210,19 @@ pub fn resume(pieces: Vec<Piece>, manifest: Option<&Path>, place: &LogPlace) -> 
         .filter(|piece| number(piece).is_some_and(|n| n >= seq))
         .collect();
     if left.first().and_then(number) != Some(seq) {
-        // The server does not list it any more, and may not have removed it yet.
-        let path = directory_of(manifest).join(unescape(&place.file).unwrap_or_default());
-        let source = Source::open(&path, &OpenOptions::default(), &AtomicBool::new(false))
-            .map_err(|_| {
-                gone("the log was rewritten since, and that file is gone with what it had got meanwhile".to_owned())
-            })?;
+        // The server does not list it any more. It may not have removed it yet, or an earlier run kept it.
+        let own = directory_of(manifest).join(unescape(&place.file).unwrap_or_default());
+        let open = |path: &Path| {
+            Source::open(path, &OpenOptions::default(), &AtomicBool::new(false))
+                .ok()
+                .filter(|source| matches!(place.differs(&source.file), Ok(None)))
+        };
+        let source = open(&own).or_else(|| open(kept)).ok_or_else(|| {
+            gone(
+                "the log was rewritten since, and that file is gone with what it had got meanwhile"
+                    .to_owned(),
+            )
+        })?;
         if left.first().and_then(number) != Some(seq + 1) {
             return Err(gone(format!("incremental file {} is not there", seq + 1)));
         }
