@@ -151,6 +151,8 @@ pub struct Job<'a> {
     place: Option<LogPlace>,
     /// Where the incremental files are.
     log_dir: Option<PathBuf>,
+    /// The place in the one that is kept for the next run.
+    kept: Option<LogPlace>,
     /// Whether `place` tells of everything that the output holds.
     whole: bool,
     /// Whether the checkpoint tells that this run is under way.
@@ -206,6 +208,7 @@ impl<'a> Job<'a> {
             timed: false,
             place: None,
             log_dir: None,
+            kept: None,
             whole: true,
             begun: false,
             before: (0, 0),
@@ -305,6 +308,7 @@ impl<'a> Job<'a> {
                 );
                 pieces = resume(pieces, manifest.as_deref(), place, &kept)?;
                 self.place = Some(place.clone());
+                self.kept = Some(place.clone());
                 // A new file, a new server behind a pipe, or a file that another program appended to has something else
                 // selected, or nothing.
                 let known = checkpoint.output.file.as_ref();
@@ -756,7 +760,7 @@ impl<'a> Job<'a> {
         self.begun = true;
         let place = self.place.clone();
         if let (Some(place), Some(dir)) = (&place, &self.log_dir) {
-            keep(path, dir, place);
+            self.kept = keep(path, dir, place, self.kept.take());
         }
         let result = self.sink.sync().and_then(|()| {
             let file = self.sink_place()?.map(|place| OutputFile {

@@ -282,23 +282,41 @@ pub fn kept(path: &Path) -> PathBuf {
 
 /// Gives the incremental file that a checkpoint tells of a second name beside the checkpoint, so that what the server
 /// appends to it before it rewrites its log, and then removes the file, is still there for the next run. On another file
-/// system, or without the right to, it does nothing. Whether the file is kept.
-pub fn keep(path: &Path, log_dir: &Path, place: &LogPlace) -> bool {
+/// system, or without the right to, it does nothing.
+///
+/// `before` is the place of which the file had the name until now; a file that is not ours keeps it. Returns the place
+/// of which the file has it.
+pub fn keep(
+    path: &Path,
+    log_dir: &Path,
+    place: &LogPlace,
+    before: Option<LogPlace>,
+) -> Option<LogPlace> {
     let (Some(_), Some(name)) = (place.seq, unescape(&place.file)) else {
-        return false;
+        return before;
     };
     let kept = kept(path);
-    let is_it = |path: &Path| std::fs::metadata(path).is_ok_and(|meta| meta.ino() == place.inode);
-    if is_it(&kept) {
-        return true;
+    let is_of = |place: &LogPlace| {
+        File::open(&kept).is_ok_and(|file| matches!(place.differs(&file), Ok(None)))
+    };
+    if std::fs::symlink_metadata(&kept).is_ok() {
+        if is_of(place) {
+            return Some(place.clone());
+        }
+        if !before.as_ref().is_some_and(is_of) {
+            return before;
+        }
+        drop(std::fs::remove_file(&kept));
     }
-    // What stands there is an older file of ours, or nobody's.
-    let _ = std::fs::remove_file(&kept);
-    let _ = std::fs::hard_link(log_dir.join(name), &kept);
-    if !is_it(&kept) {
-        let _ = std::fs::remove_file(&kept);
+    if std::fs::hard_link(log_dir.join(name), &kept).is_err() {
+        return None;
     }
-    is_it(&kept)
+    if is_of(place) {
+        return Some(place.clone());
+    }
+    // Another file has taken the log's name meanwhile.
+    drop(std::fs::remove_file(&kept));
+    None
 }
 
 /// A name as text, without loss: a backslash becomes `\\`, and a byte that is not part of a UTF-8
@@ -485,6 +503,41 @@ mod tests {
         let _ = fs::remove_file(&path);
         saved.expect("a save");
         assert_eq!(loaded.expect("a load"), Some(sample()));
+    }
+
+    #[test]
+    fn a_file_is_kept_and_nobody_elses_is_touched() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log.checkpoint");
+        let place = |name: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, name).expect("a file");
+            let file = File::open(&path).expect("it");
+            LogPlace {
+                file: name.to_owned(),
+                inode: file.metadata().expect("it").ino(),
+                head: Head::of(&file, 3).expect("it"),
+                offset: 3,
+                ..sample().log.expect("a place")
+            }
+        };
+        let (one, two) = (place("one"), place("two"));
+        let first = keep(&path, dir.path(), &one, None);
+        assert_eq!(first, Some(one.clone()));
+        assert_eq!(keep(&path, dir.path(), &one, first.clone()), first);
+        fs::remove_file(dir.path().join("one")).expect("it");
+        assert_eq!(fs::read(kept(&path)).expect("it is kept"), b"one");
+        let second = keep(&path, dir.path(), &two, first.clone());
+        assert_eq!(second, Some(two.clone()));
+        assert_eq!(fs::read(kept(&path)).expect("it is kept"), b"two");
+        // Somebody else's.
+        fs::remove_file(kept(&path)).expect("it");
+        fs::write(kept(&path), "precious").expect("a file");
+        assert_eq!(keep(&path, dir.path(), &two, first.clone()), first);
+        assert_eq!(fs::read(kept(&path)).expect("it"), b"precious");
+        // A log of one file is not kept: its server puts another one in its place.
+        let single = LogPlace { seq: None, ..two };
+        assert_eq!(keep(&path, dir.path(), &single, None), None);
     }
 
     #[test]
