@@ -25,7 +25,7 @@ pub struct LogRules {
 /// Commands with more arguments than this pass as they stand or not at all.
 const MOST_ARGS: u64 = 2 << 20;
 /// Memory for held expiries; more go to a temporary file.
-const HELD_BYTES: usize = 16 << 20;
+const HELD_BYTES: usize = 24 << 20;
 /// Lua's `unpack` takes no more than about 8,000.
 const MOST_EVAL_ARGS: usize = 5000;
 
