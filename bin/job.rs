@@ -684,12 +684,13 @@ impl<'a> Job<'a> {
                     let step = follower.step(tail)?;
                     match step {
                         Step::Again => {}
-                        Step::NextFile => {
+                        Step::NextFile { afresh } => {
                             let seq = follower.seq();
                             let reader = follower.reader();
                             let name = reader.name().to_owned();
                             self.log.info(&format!("goes on in {name}"));
-                            self.conversion.begin_file(0, self.clock(reader.file()));
+                            let db = if afresh { 0 } else { self.conversion.db() };
+                            self.conversion.begin_file(db, self.clock(reader.file()));
                             self.summarize(&name, 0);
                             self.place = Some(self.place_in(reader, seq, reader.offset())?);
                             self.save(true);

@@ -51,8 +51,11 @@ enum Next {
 pub enum Step {
     /// Read on: there may be more in the same file.
     Again,
-    /// Read on in the next file; its database is 0 again.
-    NextFile,
+    /// Read on in the next file.
+    NextFile {
+        /// Its database is 0; otherwise the present one stays, because it goes on in the middle.
+        afresh: bool,
+    },
     /// Wait.
     Wait,
 }
@@ -203,20 +206,20 @@ impl Follower {
             return Err(torn_inside(tail));
         }
         let lenient = self.reader.lenient();
-        let (name, file, from) = match next {
+        let (name, file, from, afresh) = match next {
             Next::Incr(seq, source) => {
                 self.seq = Some(seq);
-                (source.name, source.file, 0)
+                (source.name, source.file, 0, true)
             }
             Next::Replaced(file) => {
                 let from = self.place_in(&file)?;
-                (self.reader.name().to_owned(), file, from)
+                (self.reader.name().to_owned(), file, from, false)
             }
         };
         let reader = Reader::new(file, &name, from, lenient, self.until);
         self.inode = inode(&reader)?;
         self.reader = reader;
-        Ok(Step::NextFile)
+        Ok(Step::NextFile { afresh })
     }
 
     /// Where in a rewritten file the log goes on: behind the snapshot that it begins with, and behind what was logged
