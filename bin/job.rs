@@ -700,7 +700,7 @@ impl<'a> Job<'a> {
                                 self.save(true);
                             }
                             self.progress.check_stop()?;
-                            follower.wait();
+                            follower.wait()?;
                         }
                     }
                 }

@@ -4,14 +4,17 @@
 //! incremental file of the manifest, before that in a new file of the same name that begins with everything there was.
 //! Both are followed without replaying what is known already. What cannot be followed exactly ends the run.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::manifest::Manifest;
+use super::checkpoint::{HEAD_MAX, Head};
+use super::manifest::{Entry, Manifest};
 use super::read::{Reader, Tail, TailKind, Until};
 use super::set::{directory_of, is_gone, open_part};
 use super::watch::Watch;
@@ -23,6 +26,9 @@ use crate::rdb::scan::{Along, Scanner};
 /// A server's writes are looked for this often where nothing tells of them.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// So many of the last bytes that were taken are looked at again.
+const TAIL: usize = 256;
+
 /// Follows a log from file to file.
 #[derive(Debug)]
 pub struct Follower {
@@ -31,6 +37,11 @@ pub struct Follower {
     /// Number of the incremental file; `None` for a log of one file.
     seq: Option<u64>,
     inode: u64,
+    /// Its first bytes, and the last ones that were taken, as they were before the last wait.
+    head: Head,
+    tail: Vec<u8>,
+    /// Replication offset at which the server closed the present file, where it says so.
+    closed_at: Option<u64>,
     reader: Reader,
     until: Option<Until>,
     watch: Watch,
@@ -74,6 +85,9 @@ impl Follower {
             path: path.to_owned(),
             seq,
             inode: inode(&reader)?,
+            head: head_of(&reader, 0)?,
+            tail: Vec::new(),
+            closed_at: None,
             reader,
             until,
             watch,
@@ -96,9 +110,21 @@ impl Follower {
         self.next.is_none()
     }
 
-    /// Waits until something may have been written.
-    pub fn wait(&mut self) {
+    /// Waits until something may have been written. Errors: `LogGone` where the file does not hold any more what was
+    /// taken from it.
+    pub fn wait(&mut self) -> Result<()> {
         self.watch.wait(LOOK);
+        // Before anything is read behind it.
+        self.check_cut()?;
+        if head_of(&self.reader, self.head.len)? != self.head
+            || last_taken(&self.reader, self.tail.len())? != self.tail
+        {
+            return Err(gone(format!(
+                "{} holds other bytes than those that were taken from it: it was overwritten, or cut and appended to",
+                self.reader.name()
+            )));
+        }
+        Ok(())
     }
 
     /// What to do where the present file has no more; it ends in `tail`.
@@ -116,6 +142,10 @@ impl Follower {
             return Ok(Step::Again);
         }
         self.check_cut()?;
+        if self.head.len < HEAD_MAX {
+            self.head = head_of(&self.reader, self.reader.offset())?;
+        }
+        self.tail = last_taken(&self.reader, TAIL)?;
         Ok(Step::Wait)
     }
 
@@ -128,6 +158,9 @@ impl Follower {
             .map_err(|e| Error::io(format!("{} cannot be read", self.reader.name()), e))?
             .len();
         if len >= self.reader.read_to() {
+            if !self.reader.unfinished_is_there()? {
+                self.reader.forget_unfinished();
+            }
             return Ok(());
         }
         let taken = self.reader.offset();
@@ -142,7 +175,7 @@ impl Follower {
     }
 
     /// The incremental file that follows the present one, once the manifest lists it.
-    fn next_incr(&self) -> Result<Option<(u64, Source)>> {
+    fn next_incr(&mut self) -> Result<Option<(u64, Source)>> {
         let Some(seq) = self.seq else { return Ok(None) };
         let manifest = match Manifest::read(&self.path) {
             Ok(manifest) => manifest,
@@ -150,6 +183,25 @@ impl Follower {
             Err(error) if is_gone(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let has_seq = |entry: &&Entry| entry.seq == seq;
+        let incr = manifest.incr.iter().find(has_seq);
+        let history = manifest.history.iter().find(has_seq);
+        // The line goes with the file, and what it said must be known when the next one comes. It says nothing again where
+        // the server goes on in the same file.
+        match (incr, history) {
+            (Some(entry), _) => self.closed_at = entry.end_offset,
+            (None, Some(entry)) => self.closed_at = entry.end_offset.or(self.closed_at),
+            (None, None) => {}
+        }
+        if let Some(ours) = incr.or(history) {
+            let path = manifest.path_of(&self.path, ours)?;
+            if std::fs::metadata(path).is_ok_and(|meta| meta.ino() != self.inode) {
+                return Err(gone(format!(
+                    "{} was replaced by another file of its name: the log was started anew",
+                    self.reader.name()
+                )));
+            }
+        }
         let Some(next) = manifest.incr.iter().find(|entry| entry.seq > seq) else {
             if manifest.incr.last().is_some_and(|last| last.seq < seq) || manifest.incr.is_empty() {
                 return Err(gone(format!(
@@ -165,15 +217,11 @@ impl Follower {
                 next.seq
             )));
         }
-        let ours = manifest
-            .incr
-            .iter()
-            .chain(&manifest.history)
-            .find(|entry| entry.seq == seq);
-        // Where servers note their replication offsets, these tell whether anything happened between the two files.
-        if let (Some(end), Some(start)) = (ours.and_then(|ours| ours.end_offset), next.start_offset)
-            && end != start
-        {
+        // Servers of 8.0 on note their replication offsets. Where these are the same nothing is proved: without replicas
+        // they do not move while the log is off. But then the file comes in another way than by a rewrite.
+        let moved =
+            matches!((self.closed_at, next.start_offset), (Some(end), Some(start)) if end != start);
+        if moved || self.watch.was_renamed_to(OsStr::from_bytes(&next.name)) {
             return Err(gone(format!(
                 "the log was switched off between incremental files {seq} and {}, and what happened meanwhile is in the new base only",
                 next.seq
@@ -218,6 +266,9 @@ impl Follower {
         };
         let reader = Reader::new(file, &name, from, lenient, self.until);
         self.inode = inode(&reader)?;
+        self.head = head_of(&reader, 0)?;
+        self.tail.clear();
+        self.closed_at = None;
         self.reader = reader;
         Ok(Step::NextFile { afresh })
     }
@@ -284,6 +335,24 @@ fn inode(reader: &Reader) -> Result<u64> {
         .metadata()
         .map(|meta| meta.ino())
         .map_err(|e| Error::io(format!("{} cannot be read", reader.name()), e))
+}
+
+/// The first bytes of the present file.
+fn head_of(reader: &Reader, len: u64) -> Result<Head> {
+    Head::of(reader.file(), len)
+        .map_err(|e| Error::io(format!("{} cannot be read", reader.name()), e))
+}
+
+/// The last bytes of the present file that were taken; none if it does not reach so far.
+fn last_taken(reader: &Reader, len: usize) -> Result<Vec<u8>> {
+    let end = reader.offset();
+    let from = end.saturating_sub(len as u64);
+    let mut bytes = vec![0; (end - from) as usize];
+    match reader.file().read_exact_at(&mut bytes, from) {
+        Ok(()) => Ok(bytes),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Vec::new()),
+        Err(e) => Err(Error::io(format!("{} cannot be read", reader.name()), e)),
+    }
 }
 
 /// Whether `len` bytes of two files are the same.

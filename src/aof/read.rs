@@ -21,6 +21,9 @@ const LEAST_BUFFER: usize = 4 << 10;
 /// to a reader are shorter.
 const NAME_BYTES: u64 = 16;
 
+/// Bytes of an unfinished unit that are held against the file before it is read on.
+const SEEN_AGAIN: usize = 64 << 10;
+
 /// What comes next in a log.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -227,6 +230,23 @@ impl Reader {
     /// Offsets of the last SELECTs outside transactions, the oldest first.
     pub fn selects(&self) -> impl DoubleEndedIterator<Item = u64> {
         self.selects.iter().copied()
+    }
+
+    /// Whether the file still holds what was read of a unit that is not whole. A server that is started again cuts that
+    /// off, and what it appends may end behind it. Errors: `Io`.
+    pub fn unfinished_is_there(&self) -> Result<bool> {
+        let pending = &self.buffer[self.from..self.filled];
+        // The end of a large one must do: what replaced it would have to agree there.
+        let pending = &pending[pending.len().saturating_sub(SEEN_AGAIN)..];
+        let mut now = vec![0; pending.len()];
+        match self
+            .file
+            .read_exact_at(&mut now, self.next_read - pending.len() as u64)
+        {
+            Ok(()) => Ok(now == pending),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(e) => Err(Error::io(format!("{} cannot be read", self.name), e)),
+        }
     }
 
     /// Forgets what was read of a unit that is not whole; it will be read again.

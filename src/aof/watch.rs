@@ -5,6 +5,7 @@
 //! after every [`Watch::wait`], whatever it said, and passes a limit of some 50 ms if changes on
 //! such a file system must be seen soon.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,12 +74,25 @@ impl Watch {
         std::thread::sleep(limit.min(POLL));
         false
     }
+
+    /// Whether a file came into the directory by a rename that gave it this name, which ends in `.incr.aof`. Servers
+    /// create such a file under its name, except where their log was off before. `false` also where nothing is known.
+    pub fn was_renamed_to(&mut self, name: &OsStr) -> bool {
+        #[cfg(target_os = "linux")]
+        if let Some(inotify) = &mut self.inotify {
+            return inotify.was_renamed_to(name);
+        }
+        let _ = name;
+        false
+    }
 }
 
 #[cfg(target_os = "linux")]
 mod notify {
+    use std::ffi::OsStr;
     use std::mem::MaybeUninit;
     use std::os::fd::OwnedFd;
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::time::Duration;
 
@@ -98,7 +112,14 @@ mod notify {
     pub(super) struct Inotify {
         fd: OwnedFd,
         at: Option<At>,
+        /// Names ending in [`PART`] that came by a rename, the last ones.
+        renamed: Vec<Vec<u8>>,
     }
+
+    const PART: &[u8] = b".incr.aof";
+
+    /// So many of them are remembered: the next one is asked for soon.
+    const RENAMED: usize = 64;
 
     /// The watch that is set.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +133,11 @@ mod notify {
         /// None where the system has none to give.
         pub(super) fn new() -> Option<Inotify> {
             let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-            Some(Inotify { fd, at: None })
+            Some(Inotify {
+                fd,
+                at: None,
+                renamed: Vec::new(),
+            })
         }
 
         /// Ends the watch that is set.
@@ -207,8 +232,15 @@ mod notify {
             Some(true)
         }
 
+        pub(super) fn was_renamed_to(&mut self, name: &OsStr) -> bool {
+            if self.drain() {
+                self.forget();
+            }
+            self.renamed.iter().any(|one| one == name.as_bytes())
+        }
+
         /// Takes the events that came; whether the watched directory is gone.
-        fn drain(&self) -> bool {
+        fn drain(&mut self) -> bool {
             let mut buffer = [MaybeUninit::uninit(); EVENTS];
             let mut reader = Reader::new(&self.fd, &mut buffer);
             let gone = ReadFlags::DELETE_SELF
@@ -226,6 +258,15 @@ mod notify {
                 match reader.next() {
                     Ok(event) => {
                         let ours = self.at.is_some_and(|at| at.wd == event.wd());
+                        if let Some(name) = event.file_name()
+                            && event.events().contains(ReadFlags::MOVED_TO)
+                            && name.to_bytes().ends_with(PART)
+                        {
+                            if self.renamed.len() == RENAMED {
+                                self.renamed.remove(0);
+                            }
+                            self.renamed.push(name.to_bytes().to_vec());
+                        }
                         lost |= ours && event.events().intersects(gone);
                         // Some were dropped, perhaps one that mattered.
                         lost |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
