@@ -281,14 +281,6 @@ impl Reader {
                 Ok(Found::Incomplete) | Err(_) => 0,
             };
             let end = self.next_read - (self.filled - self.at - len) as u64;
-            if len > 0 && end > limit {
-                // Behind the limit: what came before it goes, a transaction that reaches over it does not.
-                self.parser.reset();
-                if commands > 0 {
-                    return Ok(self.plain(commands));
-                }
-                return Ok(Event::Until);
-            }
             match found {
                 Ok(Found::Command(shape)) => {
                     let raw = &window[..len];
@@ -381,7 +373,6 @@ impl Reader {
                     if commands > 0 {
                         return Ok(self.plain(commands));
                     }
-                    // However it goes on, it ends behind the limit.
                     if self.next_read >= limit {
                         return Ok(Event::Until);
                     }
@@ -399,16 +390,13 @@ impl Reader {
                     if commands > 0 {
                         return Ok(self.plain(commands));
                     }
-                    if end + broken.pos >= limit {
-                        return Ok(Event::Until);
-                    }
                     return Err(self.broken(end, broken));
                 }
             }
         }
     }
 
-    /// The byte behind which no unit may end.
+    /// Nothing is read from this byte on.
     fn limit(&self) -> u64 {
         match self.until {
             Some(Until::Offset(limit)) => limit,
@@ -454,7 +442,9 @@ impl Reader {
 
     fn read(&mut self) -> Result<bool> {
         let end = self.buffer.len();
-        let end = end.min(self.filled + self.limits.read_bytes);
+        let left = self.limit().saturating_sub(self.next_read);
+        let most = left.min(self.limits.read_bytes as u64) as usize;
+        let end = end.min(self.filled + most);
         loop {
             match self
                 .file
@@ -534,9 +524,6 @@ impl Reader {
                 }
                 Ok(Found::Command(shape)) => {
                     let end = giant.record + shape.len;
-                    if giant.offset + end > limit {
-                        return Ok(Event::Until);
-                    }
                     let name = giant.name.take().or_else(|| {
                         let buffer = &self.buffer[..self.filled];
                         name_in(buffer, giant, shape.name, shape.name_len)
@@ -585,7 +572,6 @@ impl Reader {
                         return Ok(Event::Until);
                     }
                 }
-                Err(broken) if record_at + broken.pos >= limit => return Ok(Event::Until),
                 Err(broken) => return Err(self.broken(record_at, broken)),
             }
         }
