@@ -1,5 +1,9 @@
 //! A log → commands for a destination, unit by unit.
 
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+
 use super::read::{Event, Reader, Tail, inside};
 use crate::command::encode::{OnError, Settings};
 use crate::command::rewrite::Rewriter;
@@ -146,22 +150,20 @@ impl<'s> Conversion<'s> {
         reject: &mut Rejected<'_>,
         progress: &Progress,
     ) -> (Tally, Rest) {
-        let mut blocks = Straight {
-            sink,
-            progress,
-            free: Vec::new(),
-        };
-        let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
-        let rest = self
-            .units(reader, &mut out, reject, progress)
-            .unwrap_or_else(Rest::Failed);
-        let flushed = out.flush();
-        let mut tally = std::mem::take(&mut self.rewriter.tally);
-        tally.commands = out.commands;
-        match flushed {
-            Ok(()) => (tally, rest),
-            Err(error) => (tally, Rest::Failed(error)),
-        }
+        std::thread::scope(|scope| {
+            let mut blocks = Beside::new(scope, sink, progress);
+            let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
+            let rest = self
+                .units(reader, &mut out, reject, progress)
+                .unwrap_or_else(Rest::Failed);
+            let flushed = out.flush();
+            let mut tally = std::mem::take(&mut self.rewriter.tally);
+            tally.commands = out.commands;
+            match flushed.and(blocks.finish()) {
+                Ok(()) => (tally, rest),
+                Err(error) => (tally, Rest::Failed(error)),
+            }
+        })
     }
 
     fn units(
@@ -171,7 +173,6 @@ impl<'s> Conversion<'s> {
         reject: &mut Rejected<'_>,
         progress: &Progress,
     ) -> Result<Rest> {
-        use std::sync::atomic::Ordering::Relaxed;
         let lenient = reader.lenient();
         let goes_on = self.settings.on_error == OnError::Continue;
         self.taken = reader.offset();
@@ -264,19 +265,17 @@ impl<'s> Conversion<'s> {
 
     /// Writes the true times of what was held back; from now on nothing is.
     pub fn settle(&mut self, sink: &mut dyn Sink, progress: &Progress) -> (Tally, Result<()>) {
-        let mut blocks = Straight {
-            sink,
-            progress,
-            free: Vec::new(),
-        };
-        let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
-        let result = self
-            .rewriter
-            .settle(&mut self.stream.db, &mut out)
-            .and_then(|()| out.flush());
-        let mut tally = std::mem::take(&mut self.rewriter.tally);
-        tally.commands = out.commands;
-        (tally, result)
+        std::thread::scope(|scope| {
+            let mut blocks = Beside::new(scope, sink, progress);
+            let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
+            let result = self
+                .rewriter
+                .settle(&mut self.stream.db, &mut out)
+                .and_then(|()| out.flush());
+            let mut tally = std::mem::take(&mut self.rewriter.tally);
+            tally.commands = out.commands;
+            (tally, result.and(blocks.finish()))
+        })
     }
 }
 
@@ -385,29 +384,116 @@ impl<'a> Unit<'a> {
 /// Bytes that are written at once.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Blocks that are written as they come.
-struct Straight<'a> {
-    sink: &'a mut dyn Sink,
-    progress: &'a Progress,
-    free: Vec<Vec<u8>>,
+/// Blocks on their way to the writer. With one of its own for each of them it seldom waits, nor does it keep more than
+/// the cache holds.
+const QUEUE_BLOCKS: usize = 4;
+
+/// Blocks that another thread writes, in order, while the next ones are filled. The first one waits for a second: a log
+/// that is followed brings few at a time, and those need no thread.
+struct Beside<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    progress: &'scope Progress,
+    first: Option<Block>,
+    sink: Option<&'scope mut dyn Sink>,
+    writer: Option<Writer<'scope>>,
 }
 
-impl Blocks for Straight<'_> {
-    fn hand_on(&mut self, block: Block, _db: Option<u64>) -> Result<()> {
-        let len = block.bytes().len() as u64;
-        self.sink.write(std::slice::from_ref(&block))?;
-        self.progress
-            .bytes_out
-            .fetch_add(len, std::sync::atomic::Ordering::Relaxed);
-        if let Block::Owned { buffer, .. } = block {
-            self.free.push(buffer);
+struct Writer<'scope> {
+    blocks: SyncSender<Block>,
+    free: Receiver<Vec<u8>>,
+    thread: ScopedJoinHandle<'scope, Result<()>>,
+}
+
+impl<'scope, 'env> Beside<'scope, 'env> {
+    fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        sink: &'scope mut dyn Sink,
+        progress: &'scope Progress,
+    ) -> Self {
+        Beside {
+            scope,
+            progress,
+            first: None,
+            sink: Some(sink),
+            writer: None,
         }
-        Ok(())
+    }
+
+    /// Waits until all is written. Errors: what could not be.
+    fn finish(mut self) -> Result<()> {
+        if let (Some(block), Some(sink)) = (self.first.take(), self.sink.take()) {
+            return write(&block, sink, self.progress);
+        }
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<()> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        drop(writer.blocks);
+        match writer.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Blocks for Beside<'_, '_> {
+    fn hand_on(&mut self, block: Block, _db: Option<u64>) -> Result<()> {
+        let Some(first) = self.first.take() else {
+            if self.writer.is_none() {
+                self.first = Some(block);
+                return Ok(());
+            }
+            return self.send(block);
+        };
+        if let Some(sink) = self.sink.take() {
+            let (blocks, waiting) = sync_channel(QUEUE_BLOCKS);
+            let (give_back, free) = channel();
+            let progress = self.progress;
+            let thread = self.scope.spawn(move || {
+                for block in waiting {
+                    write(&block, sink, progress)?;
+                    if let Block::Owned { buffer, .. } = block {
+                        // Nobody may want it any more.
+                        let _ = give_back.send(buffer);
+                    }
+                }
+                Ok(())
+            });
+            self.writer = Some(Writer {
+                blocks,
+                free,
+                thread,
+            });
+        }
+        self.send(first)?;
+        self.send(block)
     }
 
     fn buffer(&mut self) -> Vec<u8> {
-        self.free
-            .pop()
-            .unwrap_or_else(|| vec![0; BLOCK_BYTES + BLOCK_BYTES / 4])
+        let free = self.writer.as_ref().map(|writer| writer.free.try_recv());
+        match free {
+            Some(Ok(buffer)) => buffer,
+            _ => vec![0; BLOCK_BYTES + BLOCK_BYTES / 4],
+        }
     }
+}
+
+impl Beside<'_, '_> {
+    fn send(&mut self, block: Block) -> Result<()> {
+        match &self.writer {
+            Some(writer) if writer.blocks.send(block).is_ok() => Ok(()),
+            // It ended early, and says why.
+            _ => self.join().and(Err(Error::plain(ErrorKind::Stopped))),
+        }
+    }
+}
+
+fn write(block: &Block, sink: &mut dyn Sink, progress: &Progress) -> Result<()> {
+    sink.write(std::slice::from_ref(block))?;
+    let len = block.bytes().len() as u64;
+    progress.bytes_out.fetch_add(len, Relaxed);
+    Ok(())
 }
