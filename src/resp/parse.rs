@@ -135,6 +135,22 @@ fn number(window: &[u8], pos: usize, lenient: bool) -> Line {
             canonical: true,
         };
     }
+    if let [
+        a @ b'1'..=b'9',
+        b @ b'0'..=b'9',
+        c @ b'0'..=b'9',
+        b'\r',
+        b'\n',
+        ..,
+    ] = rest
+    {
+        let value = i64::from(a - b'0') * 100 + i64::from(b - b'0') * 10 + i64::from(c - b'0');
+        return Line::Number {
+            value,
+            next: pos + 5,
+            canonical: true,
+        };
+    }
     any_number(window, pos, lenient)
 }
 
