@@ -2,67 +2,19 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::cli::{Run, convert, converted, run};
-use crate::support::client::call;
-use crate::support::data::{DataSet, diff};
-use crate::support::resp::{append_command, commands, lines, log};
-use crate::support::server::{Server, copy_dir};
-use crate::support::{log_fixture, text};
-
-/// A file in a directory of its own.
-fn file_of(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("appendonly.aof");
-    std::fs::write(&path, bytes).expect("a log");
-    (dir, path)
-}
-
-/// What the program makes of a log.
-fn convert_log(bytes: &[u8], args: &[&str]) -> Run {
-    let (_dir, path) = file_of(bytes);
-    convert(&[args, &[text(&path)]].concat())
-}
-
-/// What a server holds after these commands, none of which it may refuse.
-fn loaded(server: &Server, bytes: &[u8]) -> DataSet {
-    server.flush();
-    let errors = server.client().pipe(bytes, None).errors;
-    assert_eq!(errors, Vec::<String>::new());
-    DataSet::read(&mut server.client())
-}
+use crate::support::cli::{
+    check_aof, convert, convert_log, converted, converted_log, program, run,
+};
+use crate::support::client::{Client, call};
+use crate::support::data::{diff, held_by, loaded};
+use crate::support::resp::{append_command, boundaries, lines, log};
+use crate::support::server::{Server, available, copy_dir};
+use crate::support::{log_file, log_fixture, text};
 
 fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// Does one thing for each item, on two threads; collects what is wrong.
-fn for_each<T: Sync>(items: &[T], judge: impl Fn(&T) -> Result<(), String> + Sync) {
-    let next = AtomicUsize::new(0);
-    let wrong = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(what) = judge(item) {
-                        wrong.lock().expect("no other panic").push(what);
-                    }
-                }
-            });
-        }
-    });
-    let wrong = wrong.into_inner().expect("no other panic");
-    let first = wrong.iter().take(5).cloned().collect::<Vec<_>>().join("\n");
-    assert!(
-        wrong.is_empty(),
-        "{} of {}:\n{first}",
-        wrong.len(),
-        items.len()
-    );
 }
 
 // Whole logs.
@@ -81,22 +33,22 @@ fn a_log_becomes_what_a_server_makes_of_it() {
     ] {
         let path = log_fixture(name);
         let own = Server::on_log("redis-7.0", &path, &[]);
-        let want = DataSet::read(&mut own.client()).without_minus_zero();
+        let want = held_by(&own);
         assert!(want.len() >= 2, "{name}: {} keys", want.len());
         let bytes = converted(&["--target-version", "7.0", text(&path)]);
-        let got = loaded(&live, &bytes).without_minus_zero();
+        let got = loaded(&live, &bytes);
         assert_eq!(diff(&want, &got), Vec::<String>::new(), "{name}");
     }
 }
 
 #[test]
 fn a_log_of_8_10_becomes_what_a_server_makes_of_it() {
-    if !crate::support::server::available("redis-8.10") {
+    if !available("redis-8.10") {
         return;
     }
     let path = log_fixture("history_redis-8.10.2");
     let own = Server::on_log("redis-8.10", &path, &[]);
-    let want = DataSet::read(&mut own.client());
+    let want = held_by(&own);
     let live = Server::start("redis-8.10");
     let got = loaded(
         &live,
@@ -128,348 +80,13 @@ fn packed_logs_and_stdin_become_the_same() {
 
 #[test]
 fn several_logs_each_begin_in_database_0() {
-    let (_a, a) = file_of(&log(&["SELECT 3", "SET in3 1"]));
-    let (_b, b) = file_of(&log(&["SET in0 1"]));
+    let (_a, a) = log_file(&log(&["SELECT 3", "SET in3 1"]));
+    let (_b, b) = log_file(&log(&["SET in0 1"]));
     let bytes = converted(&[text(&a), text(&b)]);
     assert_eq!(
         lines(&bytes),
         ["SELECT 3", "SET in3 1", "SELECT 0", "SET in0 1"]
     );
-}
-
-// Torn logs.
-
-/// The records of a whole log: where each ends, and a command's name; none for a `#` line. Read here by itself, so that
-/// the program's own reading is held against something.
-fn records(bytes: &[u8]) -> Vec<(usize, Option<Vec<u8>>)> {
-    let line_end = |from: usize| {
-        let lf = bytes[from..].iter().position(|b| *b == b'\n');
-        from + lf.expect("a line end") + 1
-    };
-    let number = |from: usize, to: usize| -> usize {
-        let digits = std::str::from_utf8(&bytes[from + 1..to - 2]).expect("digits");
-        digits.parse().expect("a number")
-    };
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = line_end(at);
-        if bytes[at] == b'#' {
-            at = end;
-            found.push((at, None));
-            continue;
-        }
-        let argc = number(at, end);
-        let mut name = None;
-        at = end;
-        for _ in 0..argc {
-            let end = line_end(at);
-            let len = number(at, end);
-            name.get_or_insert_with(|| bytes[end..end + len].to_ascii_uppercase());
-            at = end + len + 2;
-        }
-        found.push((at, name));
-    }
-    found
-}
-
-/// Where a log has nothing unfinished: its beginning, and behind every record that is in no transaction.
-fn boundaries(bytes: &[u8]) -> Vec<usize> {
-    let mut found = vec![0];
-    let mut inside = false;
-    for (end, name) in records(bytes) {
-        inside = match name.as_deref() {
-            Some(b"MULTI") => true,
-            Some(b"EXEC") => false,
-            _ => inside,
-        };
-        if !inside {
-            found.push(end);
-        }
-    }
-    found
-}
-
-/// A log without its `#` lines.
-fn without_times(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut begin = 0;
-    for (end, name) in records(bytes) {
-        if name.is_some() {
-            out.extend_from_slice(&bytes[begin..end]);
-        }
-        begin = end;
-    }
-    out
-}
-
-/// Commands with their databases; SELECT, MULTI and EXEC are left out, and times are told alike.
-fn flat(bytes: &[u8]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
-    let mut db = b"0".to_vec();
-    let mut flat = Vec::new();
-    for mut args in commands(bytes) {
-        match args[0].to_ascii_uppercase().as_slice() {
-            b"SELECT" => db = args[1].clone(),
-            b"MULTI" | b"EXEC" => {}
-            b"EXPIREAT" => {
-                args[0] = b"PEXPIREAT".to_vec();
-                args[2].extend_from_slice(b"000");
-                flat.push((db.clone(), args));
-            }
-            _ => flat.push((db.clone(), args)),
-        }
-    }
-    flat
-}
-
-#[test]
-fn a_log_that_is_cut_anywhere_keeps_what_is_whole() {
-    for name in ["multi_redis-2.4.18.aof", "timestamps_redis-7.0.15.aof"] {
-        let whole = read(&log_fixture(name));
-        let full = converted(&[text(&log_fixture(name))]);
-        let ends = boundaries(&whole);
-        // What stands before each of them, by runs of the program on what needs no repair.
-        let mut kept = std::collections::BTreeMap::new();
-        for end in &ends {
-            let run = convert_log(&whole[..*end], &[]);
-            assert_eq!(run.code, 0, "{name} up to {end}: {}", run.stderr);
-            assert!(full.starts_with(&run.stdout), "{name} up to {end}");
-            assert_eq!(
-                flat(&run.stdout),
-                flat(&without_times(&whole[..*end])),
-                "{name} up to {end}"
-            );
-            kept.insert(*end, run.stdout);
-        }
-        assert!(kept[&whole.len()] == full);
-        let cuts: Vec<usize> = (0..=whole.len()).collect();
-        for_each(&cuts, |cut| {
-            let (_dir, path) = file_of(&whole[..*cut]);
-            let (end, want) = kept.range(..=*cut).next_back().expect("the beginning");
-            let run = convert(&[text(&path)]);
-            let offset = format!("from byte {end:#x} on");
-            if run.stdout != *want {
-                return Err(format!("{name} cut at {cut}: not what is before {end}"));
-            }
-            if run.code != i32::from(end != cut) || (end != cut) != run.stderr.contains(&offset) {
-                return Err(format!("{name} cut at {cut}: {}: {}", run.code, run.stderr));
-            }
-            if cut % 7 == 0 || end == cut {
-                let strict = convert(&["--strict", text(&path)]);
-                let code = if end == cut { 0 } else { 3 };
-                let told = strict.stderr.contains(&format!("{end} bytes"));
-                if strict.code != code || (code == 3) != told || strict.stdout != *want {
-                    return Err(format!(
-                        "{name} cut at {cut} --strict: {}: {}",
-                        strict.code, strict.stderr
-                    ));
-                }
-            }
-            Ok(())
-        });
-    }
-}
-
-#[test]
-fn a_log_that_is_cut_keeps_what_a_server_keeps() {
-    // The first step is prime to the lengths of the commands, the others spare time.
-    for (name, from, step) in [
-        ("multi_redis-2.4.18.aof", 0, 7),
-        ("timestamps_redis-7.0.15.aof", 0, 61),
-        ("preamble_redis-5.0.14.aof", end_of_preamble(), 17),
-    ] {
-        let whole = read(&log_fixture(name));
-        let cuts: Vec<usize> = (from..whole.len()).step_by(step).collect();
-        assert!(cuts.len() > 10, "{name}: {} cuts", cuts.len());
-        let live: Vec<Mutex<Server>> = (0..2)
-            .map(|_| Mutex::new(Server::start("redis-7.0")))
-            .collect();
-        for_each(&cuts, |cut| {
-            let (_dir, path) = file_of(&whole[..*cut]);
-            let run = convert(&["--target-version", "7.0", text(&path)]);
-            if run.code > 1 {
-                return Err(format!("{name} cut at {cut}: {}", run.stderr));
-            }
-            let own = Server::on_log("redis-7.0", &path, &["--aof-load-truncated", "yes"]);
-            let want = DataSet::read(&mut own.client());
-            let free = live.iter().find_map(|server| server.try_lock().ok());
-            let got = loaded(&free.expect("one for each thread"), &run.stdout);
-            match diff(&want.without_minus_zero(), &got.without_minus_zero()) {
-                lines if lines.is_empty() => Ok(()),
-                lines => Err(format!("{name} cut at {cut}: {}", lines.join("\n"))),
-            }
-        });
-    }
-}
-
-/// Bytes of the snapshot with which the fixture of Redis 5.0 begins.
-fn end_of_preamble() -> usize {
-    let bytes = read(&log_fixture("preamble_redis-5.0.14.aof"));
-    let first = b"*2\r\n$6\r\nSELECT";
-    bytes
-        .windows(first.len())
-        .position(|window| window == first)
-        .expect("commands behind the snapshot")
-}
-
-#[test]
-fn a_snapshot_that_is_cut_is_an_error_although_commands_could_follow() {
-    let whole = read(&log_fixture("preamble_redis-5.0.14.aof"));
-    let cuts: Vec<usize> = (1..end_of_preamble()).step_by(97).collect();
-    for_each(&cuts, |cut| {
-        let run = convert_log(&whole[..*cut], &[]);
-        if run.code == 3 {
-            Ok(())
-        } else {
-            Err(format!("cut at {cut}: {}: {}", run.code, run.stderr))
-        }
-    });
-    // Where the snapshot ends, all is well.
-    let run = convert_log(&whole[..end_of_preamble()], &[]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-}
-
-// Broken logs.
-
-/// What Redis's own program says: the bytes up to which a log is good.
-fn check_aof(path: &Path, args: &[&str]) -> (Option<u64>, String) {
-    let out = Command::new("redis-check-aof")
-        .args(args)
-        .arg(path)
-        .output()
-        .expect("redis-check-aof, which comes with redis-7.0");
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let good = said.split("ok_up_to=").nth(1).and_then(|rest| {
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
-    });
-    (good, said)
-}
-
-#[test]
-fn a_log_that_is_broken_is_written_up_to_there() {
-    let head = [
-        "SELECT 0", "SET a 1", "MULTI", "SET b 2", "SET c 3", "EXEC", "SET d 4",
-    ];
-    let tail = log(&["SET e 5", "SET f 6"]);
-    let whole = log(&head);
-    let len = whole.len();
-    let with = |bytes: &[u8]| [&whole, bytes, &tail].concat();
-    // What is wrong, the log, where it is wrong, and what must be said of it.
-    let cases: Vec<(&str, Vec<u8>, usize, &str)> = vec![
-        ("a byte between commands", with(b"x"), len, "'x'"),
-        ("an empty line", with(b"\r\n"), len, "0x0d"),
-        ("an inline command", with(b"SET e 5\r\n"), len, "'S'"),
-        (
-            "zeros at the end",
-            [&whole[..], &[0; 300]].concat(),
-            len,
-            "the last 300 bytes are all zero",
-        ),
-        ("zeros in the middle", with(&[0; 300]), len, "0x00"),
-        (
-            "a length that is too small",
-            with(b"*2\r\n$3\r\nDEL\r\n$1\r\nabc\r\n"),
-            len + 18,
-            "does not end in CR LF",
-        ),
-        (
-            "a length that is too large",
-            with(b"*2\r\n$3\r\nDEL\r\n$4\r\nab\r\n"),
-            len + 21,
-            "does not end in CR LF",
-        ),
-        (
-            "a negative length",
-            with(b"*2\r\n$3\r\nDEL\r\n$-1\r\n"),
-            len + 13,
-            "-1",
-        ),
-        (
-            "no length",
-            with(b"*2\r\n$3\r\nDEL\r\nx1\r\na\r\n"),
-            len + 13,
-            "'x'",
-        ),
-        ("no arguments", with(b"*0\r\n"), len, "0 arguments"),
-        ("LF alone", with(b"*1\n$4\nPING\r\n"), len + 2, "CR LF"),
-        (
-            "EXEC alone",
-            with(&log(&["EXEC"])),
-            len,
-            "EXEC without MULTI",
-        ),
-    ];
-    for (what, bytes, at, why) in cases {
-        let (_dir, path) = file_of(&bytes);
-        let run = convert(&[text(&path)]);
-        assert_eq!(run.code, 3, "{what}: {}", run.stderr);
-        assert!(run.stderr.contains(why), "{what}: {}", run.stderr);
-        assert!(
-            run.stderr.contains(&format!("{at:#x}")),
-            "{what}, which is at byte {at:#x}: {}",
-            run.stderr
-        );
-        let keeps = format!("the first {len} bytes");
-        assert!(run.stderr.contains(&keeps), "{what}: {}", run.stderr);
-        assert!(
-            run.stderr.contains("SET \"d\"") || run.stderr.contains("EXEC at byte"),
-            "{what}: the command before: {}",
-            run.stderr
-        );
-        assert!(
-            run.stdout == converted_bytes(&whole),
-            "{what}: what stands before"
-        );
-        // Redis's program passes over a command of no arguments, which no server loads.
-        if what != "no arguments" {
-            let (good, said) = check_aof(&path, &[]);
-            assert_eq!(good, Some(len as u64), "{what}: {said}");
-        }
-    }
-}
-
-fn converted_bytes(bytes: &[u8]) -> Vec<u8> {
-    let run = convert_log(bytes, &[]);
-    assert_eq!(run.code, 0, "{}", run.stderr);
-    run.stdout
-}
-
-#[test]
-fn a_log_that_is_broken_within_a_transaction_keeps_what_is_before_it() {
-    let head = log(&["SELECT 0", "SET a 1"]);
-    let open = log(&["MULTI", "SET b 2"]);
-    let rest = log(&["SET c 3", "EXEC", "SET d 4"]);
-    for (what, broken) in [
-        ("MULTI in MULTI", log(&["MULTI"])),
-        ("a byte", b"x".to_vec()),
-        (
-            "an argument's end",
-            b"*2\r\n$3\r\nDEL\r\n$1\r\nabc\r\n".to_vec(),
-        ),
-    ] {
-        let bytes = [&head[..], &open, &broken, &rest].concat();
-        let (_dir, path) = file_of(&bytes);
-        let run = convert(&[text(&path)]);
-        assert_eq!(run.code, 3, "{what}: {}", run.stderr);
-        let keeps = format!("the first {} bytes", head.len());
-        assert!(run.stderr.contains(&keeps), "{what}: {}", run.stderr);
-        assert!(run.stderr.contains("SET \"b\""), "{what}: {}", run.stderr);
-        assert!(run.stdout == converted_bytes(&head), "{what}");
-        let (good, said) = check_aof(&path, &[]);
-        assert_eq!(good, Some(head.len() as u64), "{what}: {said}");
-    }
-}
-
-#[test]
-fn a_result_that_is_broken_keeps_its_partial_name() {
-    let (dir, path) = file_of(&[log(&["SET a 1"]), b"x".to_vec()].concat());
-    let out = dir.path().join("out.resp");
-    let run = convert(&["-o", text(&out), text(&path)]);
-    assert_eq!(run.code, 3, "{}", run.stderr);
-    assert!(!out.exists());
-    let partial = read(&dir.path().join("out.resp.partial"));
-    assert_eq!(lines(&partial), ["SELECT 0", "SET a 1"]);
 }
 
 // Logs of many parts.
@@ -544,10 +161,10 @@ fn parts_that_are_obsolete_or_empty_add_nothing() {
     let (_dir, parts) = multipart();
     std::fs::write(parts.join("appendonly.aof.3.incr.aof"), b"").expect("a part");
     let server = Server::on_log("redis-7.0", &parts, &[]);
-    let want = DataSet::read(&mut server.client()).without_minus_zero();
+    let want = held_by(&server);
     let live = Server::start("redis-7.0");
     let bytes = converted(&["--target-version", "7.0", text(&parts)]);
-    let got = loaded(&live, &bytes).without_minus_zero();
+    let got = loaded(&live, &bytes);
     assert_eq!(diff(&want, &got), Vec::<String>::new());
 }
 
@@ -597,9 +214,9 @@ fn only_the_last_part_may_be_torn() {
         run.stderr
     );
     let own = Server::on_log("redis-7.0", &parts, &[]);
-    let want = DataSet::read(&mut own.client()).without_minus_zero();
+    let want = held_by(&own);
     let live = Server::start("redis-7.0");
-    let got = loaded(&live, &run.stdout).without_minus_zero();
+    let got = loaded(&live, &run.stdout);
     assert_eq!(diff(&want, &got), Vec::<String>::new());
 }
 
@@ -655,7 +272,7 @@ fn a_log_is_read_up_to_an_offset() {
     let whole = read(&path);
     let ends = boundaries(&whole);
     for (i, end) in ends.iter().enumerate() {
-        let want = converted_bytes(&whole[..*end]);
+        let want = converted_log(&whole[..*end]);
         let next = ends.get(i + 1).copied().unwrap_or(whole.len() + 9);
         for until in [end.to_string(), format!("{end:#x}"), (next - 1).to_string()] {
             let got = converted(&["--until", &until, text(&path)]);
@@ -672,12 +289,9 @@ fn a_log_is_read_up_to_an_offset() {
 
 #[test]
 fn a_log_is_read_up_to_a_time() {
-    let server = Server::with(
-        "redis-7.0",
-        &["--appendonly", "yes", "--aof-timestamp-enabled", "yes"],
-    );
+    let server = Server::logging("redis-7.0", &["--aof-timestamp-enabled", "yes"]);
     let mut client = server.client();
-    let now = |client: &mut crate::support::client::Client| -> i64 {
+    let now = |client: &mut Client| -> i64 {
         let time = call!(client, "TIME").all_bytes();
         String::from_utf8_lossy(&time[0]).parse().expect("seconds")
     };
@@ -757,9 +371,9 @@ fn sloppy_logs_are_read_when_asked_for() {
             "{what}"
         );
         // A server's loader is as tolerant.
-        let (_dir, path) = file_of(&bytes);
+        let (_dir, path) = log_file(&bytes);
         let own = Server::on_log("redis-7.0", &path, &[]);
-        assert_eq!(DataSet::read(&mut own.client()).len(), 3, "{what}");
+        assert_eq!(held_by(&own).len(), 3, "{what}");
     }
 }
 
@@ -767,7 +381,7 @@ fn sloppy_logs_are_read_when_asked_for() {
 /// taken, because there is nothing to ask when it has ended.
 fn measured(path: &Path, args: &[&str], expected: usize) -> (u64, Vec<u8>) {
     use std::io::Read;
-    let mut child = crate::support::cli::program(&[&["convert"], args, &[text(path)]].concat())
+    let mut child = program(&[&["convert"], args, &[text(path)]].concat())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::null())
         .spawn()
@@ -791,7 +405,7 @@ fn a_log_may_hold_commands_of_any_size() {
     // So much behind it that the large one is written and done with when the output stands still.
     let small: Vec<String> = (0..30_000).map(|i| format!("SET key:{i:05} {i}")).collect();
     let small = [log(&["SELECT 0"]), log(&small)].concat();
-    let (_dir, path) = file_of(&small);
+    let (_dir, path) = log_file(&small);
     let (baseline, same) = measured(&path, &[], small.len());
     assert!(same == small);
 
@@ -815,7 +429,7 @@ fn a_log_may_hold_commands_of_any_size() {
         ("200,000 arguments", many),
     ] {
         let bytes = [&large[..], &small[log(&["SELECT 0"]).len()..]].concat();
-        let (_dir, path) = file_of(&bytes);
+        let (_dir, path) = log_file(&bytes);
         for args in [&[][..], &["--key", "*", "--target-version", "7.0"]] {
             let (peak, out) = measured(&path, args, bytes.len());
             assert!(out == bytes, "{what} {args:?}");

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,46 @@ pub(crate) fn converted(args: &[&str]) -> Vec<u8> {
     let run = convert(args);
     assert_eq!(run.code, 0, "convert {args:?}: {}", run.stderr);
     run.stdout
+}
+
+/// `redis-migration convert ARGS` of a log in a file of its own.
+pub(crate) fn convert_log(bytes: &[u8], args: &[&str]) -> Run {
+    let (_dir, path) = super::log_file(bytes);
+    convert(&[args, &[super::text(&path)]].concat())
+}
+
+/// What the program makes of a log whose commands stand between `|`.
+pub(crate) fn convert_lines(script: &str, args: &[&str]) -> Run {
+    convert_log(&super::resp::log_of(script), args)
+}
+
+/// As [`convert_lines`], for runs that must do all they were asked; the commands in the same form.
+pub(crate) fn becomes(script: &str, args: &[&str]) -> String {
+    let run = convert_lines(script, args);
+    assert_eq!(run.code, 0, "{args:?}: {}", run.stderr);
+    super::resp::lines(&run.stdout).join("|")
+}
+
+/// As [`convert_log`], for runs that must do all they were asked.
+pub(crate) fn converted_log(bytes: &[u8]) -> Vec<u8> {
+    let run = convert_log(bytes, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run.stdout
+}
+
+/// What Redis's own program says: the bytes up to which a log is good.
+pub(crate) fn check_aof(path: &Path, args: &[&str]) -> (Option<u64>, String) {
+    let out = Command::new("redis-check-aof")
+        .args(args)
+        .arg(path)
+        .output()
+        .expect("redis-check-aof, which comes with redis-7.0");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let good = said.split("ok_up_to=").nth(1).and_then(|rest| {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    });
+    (good, said)
 }
 
 /// `redis-migration ARGS`, with something on its stdin if wanted. A run of more than a minute fails the test.

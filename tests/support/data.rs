@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::client::{Client, Reply, call};
+use super::server::Server;
 
 type Bytes = Vec<u8>;
 
@@ -134,6 +135,19 @@ impl DataSet {
     pub(crate) fn len(&self) -> usize {
         self.dbs.values().map(BTreeMap::len).sum()
     }
+}
+
+/// What a server holds.
+pub(crate) fn held_by(server: &Server) -> DataSet {
+    DataSet::read(&mut server.client()).without_minus_zero()
+}
+
+/// What a server holds after these commands, none of which it may refuse.
+pub(crate) fn loaded(server: &Server, bytes: &[u8]) -> DataSet {
+    server.flush();
+    let errors = server.client().pipe(bytes, None).errors;
+    assert_eq!(errors, Vec::<String>::new());
+    held_by(server)
 }
 
 /// A line for each key or library that differs; nothing when both hold the same.

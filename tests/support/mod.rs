@@ -4,6 +4,7 @@ pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod data;
 pub(crate) mod resp;
+pub(crate) mod script;
 pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,20 @@ pub(crate) fn log_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("testdata/aof")
         .join(name)
+}
+
+/// A log in a directory of its own.
+pub(crate) fn log_file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("appendonly.aof");
+    std::fs::write(&path, bytes).expect("a log");
+    (dir, path)
+}
+
+/// The clock in Unix milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.expect("a clock after 1970").as_millis() as i64
 }
 
 /// All snapshots of `testdata/rdb`, by name. Packed copies are left out.

@@ -27,6 +27,11 @@ pub(crate) fn log(lines: &[impl AsRef<str>]) -> Vec<u8> {
     out
 }
 
+/// A log of the commands that `|` parts.
+pub(crate) fn log_of(script: &str) -> Vec<u8> {
+    log(&script.split('|').collect::<Vec<_>>())
+}
+
 /// The commands of a file, each as one line of its words.
 pub(crate) fn lines(bytes: &[u8]) -> Vec<String> {
     commands(bytes)
@@ -72,6 +77,57 @@ fn number(bytes: &mut &[u8], mark: u8) -> usize {
     assert_eq!(bytes[end + 1], b'\n');
     *bytes = &bytes[end + 2..];
     text.parse().expect("a number")
+}
+
+/// The records of a whole log: where each ends, and a command's name; none for a `#` line. Read here by itself, so that
+/// the program's own reading is held against something.
+pub(crate) fn records(bytes: &[u8]) -> Vec<(usize, Option<Vec<u8>>)> {
+    let line_end = |from: usize| {
+        let lf = bytes[from..].iter().position(|b| *b == b'\n');
+        from + lf.expect("a line end") + 1
+    };
+    let number = |from: usize, to: usize| -> usize {
+        let digits = std::str::from_utf8(&bytes[from + 1..to - 2]).expect("digits");
+        digits.parse().expect("a number")
+    };
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = line_end(at);
+        if bytes[at] == b'#' {
+            at = end;
+            found.push((at, None));
+            continue;
+        }
+        let argc = number(at, end);
+        let mut name = None;
+        at = end;
+        for _ in 0..argc {
+            let end = line_end(at);
+            let len = number(at, end);
+            name.get_or_insert_with(|| bytes[end..end + len].to_ascii_uppercase());
+            at = end + len + 2;
+        }
+        found.push((at, name));
+    }
+    found
+}
+
+/// Where a log has nothing unfinished: its beginning, and behind every record that is in no transaction.
+pub(crate) fn boundaries(bytes: &[u8]) -> Vec<usize> {
+    let mut found = vec![0];
+    let mut inside = false;
+    for (end, name) in records(bytes) {
+        inside = match name.as_deref() {
+            Some(b"MULTI") => true,
+            Some(b"EXEC") => false,
+            _ => inside,
+        };
+        if !inside {
+            found.push(end);
+        }
+    }
+    found
 }
 
 /// The keys a command file writes, with their databases.

@@ -69,7 +69,14 @@ impl Server {
         })
     }
 
-    /// The log that a server with `appendonly yes` writes: everything that it has answered is in there.
+    /// Starts a server that writes a log, in which everything is that it has answered: with `everysec` it would let
+    /// commands wait while older ones are on their way to the disk.
+    pub(crate) fn logging(name: &str, options: &[&str]) -> Server {
+        let log = ["--appendonly", "yes", "--appendfsync", "no"];
+        Server::with(name, &[&log, options].concat())
+    }
+
+    /// The log of a server: its file, or the directory of its parts.
     pub(crate) fn log(&self) -> PathBuf {
         let dir = self.dir.path().join("appendonlydir");
         if dir.exists() {
