@@ -105,7 +105,20 @@ impl Held {
         };
         let mut end = std::mem::take(&mut self.scratch);
         let stem_len = write_end(generation, key, &mut end);
-        let done = self.clear_range(db, &end, stem_len);
+        let done = self.clear_range(db, &end, stem_len, Bound::Included(&end[..stem_len]));
+        self.give_back(end);
+        done
+    }
+
+    /// Holds nothing for any field of this key, which is no hash any more; its own time stays.
+    pub fn clear_fields(&mut self, db: u64, key: &[u8]) -> Result<()> {
+        let Some(generation) = self.filled(db) else {
+            return Ok(());
+        };
+        let mut end = std::mem::take(&mut self.scratch);
+        let stem_len = write_end(generation, key, &mut end);
+        // The key's own name is the stem that the names of its fields begin with.
+        let done = self.clear_range(db, &end, stem_len, Bound::Excluded(&end[..stem_len]));
         self.give_back(end);
         done
     }
@@ -295,9 +308,15 @@ impl Held {
         Ok(())
     }
 
-    fn clear_range(&mut self, db: u64, end: &[u8], stem_len: usize) -> Result<()> {
+    fn clear_range(
+        &mut self,
+        db: u64,
+        end: &[u8],
+        stem_len: usize,
+        first: Bound<&[u8]>,
+    ) -> Result<()> {
         let disk = may_be_on_disk(&self.disk, &end[..stem_len]);
-        let mut from = Bound::Included(&end[..stem_len]);
+        let mut from = first;
         let mut last;
         loop {
             let chunk = self.chunk(&from, end, disk)?;
@@ -734,7 +753,11 @@ mod tests {
                     held.clear(db, &key, field.as_deref()).unwrap();
                     model.remove(&(db, key, field));
                 }
-                65..72 => {
+                65..68 => {
+                    held.clear_fields(db, &key).unwrap();
+                    model.retain(|(d, k, field), _| (*d, k) != (db, &key) || field.is_none());
+                }
+                68..72 => {
                     held.clear_key(db, &key).unwrap();
                     model.retain(|(d, k, _), _| (*d, k) != (db, &key));
                 }

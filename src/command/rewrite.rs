@@ -179,6 +179,8 @@ pub struct Rewriter<'s> {
     settings: &'s Settings,
     /// Expiries that are written behind the log; `None` where none is held.
     held: Option<Held>,
+    /// Whether times of hash fields were ever held: what makes a key another type's voids them.
+    holds_fields: bool,
     /// The database selected in the log.
     pub db: u64,
     /// The time that the log told last, in Unix milliseconds.
@@ -215,6 +217,7 @@ impl<'s> Rewriter<'s> {
                 .transform
                 .hold_until_ms
                 .map(|_| Held::new(HELD_BYTES)),
+            holds_fields: false,
             hold_until_ms: settings.transform.hold_until_ms,
             db: 0,
             time_ms: None,
@@ -236,12 +239,13 @@ impl<'s> Rewriter<'s> {
         }
         // The most common command, and the only one with options that most often comes without.
         if let [b's' | b'S', b'e' | b'E', b't' | b'T'] = name {
-            return argc == 3;
+            return argc == 3 && !self.holds_fields;
         }
         lookup(name).is_some_and(|spec| {
             let held = || self.held.as_ref().is_some_and(|held| !held.is_empty());
             spec.write
                 && spec.expiry == Expiry::None
+                && !(self.holds_fields && of_other_type_than_hash(spec.group))
                 && match spec.name {
                     "XADD" | "SPOP" | "SWAPDB" | "MOVE" | "COPY" | "RENAME" | "RENAMENX"
                     | "FLUSHALL" | "FLUSHDB" | "MIGRATE" | "FUNCTION" => false,
@@ -1479,6 +1483,22 @@ impl<'s> Rewriter<'s> {
         }
         let name = |key: &[u8], out: &mut Vec<u8>| settings.transform.rename(key, out);
         let spec = lookup(command.name());
+        let voids_fields = |spec: &Spec| {
+            of_other_type_than_hash(spec.group) || matches!(spec.name, "RESTORE" | "RESTORE-ASKING")
+        };
+        if self.holds_fields
+            && let Some(spec) = spec.filter(|spec| voids_fields(spec))
+        {
+            let mut result = Ok(());
+            let renamed = &mut self.renamed;
+            let _ = for_each_key(spec, command.args(), |_, key| {
+                if result.is_ok() && settings.filter.chooses(self.db, key, None) {
+                    name(key, renamed);
+                    result = held.clear_fields(db, renamed);
+                }
+            });
+            result?;
+        }
         match effect {
             Effect::None => {}
             Effect::FlushAll => held.flush_all(),
@@ -1487,6 +1507,7 @@ impl<'s> Rewriter<'s> {
             Effect::Gone | Effect::Expires(_) => {
                 let Some(spec) = spec else { return Ok(()) };
                 let fields = fields_of(spec, command);
+                self.holds_fields |= waits && fields.is_some();
                 let mut result = Ok(());
                 let renamed = &mut self.renamed;
                 let _ = for_each_key(spec, command.args(), |_, key| {
@@ -1539,6 +1560,7 @@ impl<'s> Rewriter<'s> {
     ) -> Result<()> {
         let db = self.settings.transform.db(db);
         self.settings.transform.rename(key, &mut self.renamed);
+        self.holds_fields |= field.is_some();
         match &mut self.held {
             Some(held) => held.set(db, &self.renamed, field, at_ms),
             None => Ok(()),
@@ -1806,6 +1828,11 @@ fn wrapped<'a>(args: Vec<Arg<'a>>) -> Option<Line<'a>> {
     line.args
         .extend(args.iter().filter(|arg| !matches!(arg, Arg::Key(_))));
     Some(line)
+}
+
+/// Whether a key that such a command names is no hash once it is done.
+fn of_other_type_than_hash(group: Group) -> bool {
+    !matches!(group, Group::Hash | Group::Generic | Group::Other)
 }
 
 fn is_script(name: &str) -> bool {
