@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::checkpoint::{HEAD_MAX, Head};
 use super::manifest::{Entry, Manifest};
-use super::read::{Reader, Tail, TailKind, Until};
+use super::read::{Event, Reader, Tail, TailKind, Until};
 use super::set::{directory_of, is_gone, open_part};
 use super::watch::Watch;
 use crate::cursor::At;
@@ -283,34 +283,92 @@ impl Follower {
                 "{name} was rewritten, and where its new file goes on cannot be told for certain: {why}"
             ))
         };
-        let source = Source::of_file(name, file.try_clone().map_err(failed)?)?;
-        if source.kind != Kind::Snapshot {
+        let Some(base) = self.snapshot_end(file)? else {
             return Err(unclear("it does not begin with a snapshot"));
-        }
-        let input = source.snapshot(true)?;
-        let mut scanner = Scanner::new(&input.data, Along::Off, false, false)?;
-        while scanner.next_task()?.is_some() {}
-        let base = scanner.info.end.unwrap_or(0);
-        let new_len = file.metadata().map_err(failed)?.len();
+        };
+        let meta = file.metadata().map_err(failed)?;
+        let new_len = meta.len();
         if new_len == base {
             return Ok(base);
         }
         let (old, end) = (self.reader.file(), self.reader.offset());
+        let place_behind = |select: u64| -> Result<Option<u64>> {
+            let len = end - select;
+            let fits = len <= new_len - base
+                && same_bytes((old, select), (file, base), len).map_err(failed)?;
+            Ok(fits.then_some(base + len))
+        };
         let mut places = Vec::new();
         for select in self.reader.selects().rev() {
-            let len = end - select;
-            if len <= new_len - base
-                && same_bytes((old, select), (file, base), len).map_err(failed)?
-            {
-                places.push(base + len);
-            }
+            places.extend(place_behind(select)?);
         }
+        if places.is_empty() {
+            // It is further up: there were very many since, or this run began behind it.
+            self.for_each_select(|select| {
+                places.extend(place_behind(select)?);
+                Ok(())
+            })?;
+        }
+        // The server's child creates the new file at the moment from which on commands are in both. Where the old one was
+        // not written since, the new one may go on with the same bytes and mean others.
+        let modified = old.metadata().and_then(|meta| meta.modified());
+        let at_rest =
+            matches!((meta.created(), modified), (Ok(born), Ok(written)) if written <= born);
         match places[..] {
-            [place] => Ok(place),
+            [place] if !at_rest => Ok(place),
+            [] if at_rest => Ok(base),
             [] => Err(unclear("it does not go on with the end of the old one")),
+            [_] => Err(unclear(
+                "it goes on with what the old one ends with, which may be the same again",
+            )),
             _ => Err(unclear(
                 "it goes on with what the old one holds several times",
             )),
+        }
+    }
+
+    /// Bytes of the snapshot that a file begins with; none if it begins with something else.
+    fn snapshot_end(&self, file: &File) -> Result<Option<u64>> {
+        let name = self.reader.name();
+        let file = file
+            .try_clone()
+            .map_err(|e| Error::io(format!("{name} cannot be read"), e))?;
+        let source = Source::of_file(name, file)?;
+        if source.kind != Kind::Snapshot {
+            return Ok(None);
+        }
+        let input = source.snapshot(true)?;
+        let mut scanner = Scanner::new(&input.data, Along::Off, false, false)?;
+        while scanner.next_task()?.is_some() {}
+        Ok(Some(scanner.info.end.unwrap_or(0)))
+    }
+
+    /// Reads the present file once more, from its beginning to where it was read, for the offsets of its SELECTs.
+    fn for_each_select(&self, mut each: impl FnMut(u64) -> Result<()>) -> Result<()> {
+        let (name, end) = (self.reader.name(), self.reader.offset());
+        let from = self.snapshot_end(self.reader.file())?.unwrap_or(0);
+        let file = self
+            .reader
+            .file()
+            .try_clone()
+            .map_err(|e| Error::io(format!("{name} cannot be read"), e))?;
+        let until = Some(Until::Offset(end));
+        let mut reader = Reader::new(file, name, from, self.reader.lenient(), until);
+        let plain = |name: &[u8], _| {
+            !["SELECT", "MULTI", "EXEC", "DISCARD"]
+                .iter()
+                .any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+        };
+        loop {
+            match reader.next(plain)? {
+                Event::Command { offset, command }
+                    if command.name().eq_ignore_ascii_case(b"SELECT") =>
+                {
+                    each(offset)?;
+                }
+                Event::Dry | Event::Until => return Ok(()),
+                _ => {}
+            }
         }
     }
 }
@@ -360,7 +418,9 @@ fn same_bytes(a: (&File, u64), b: (&File, u64), len: u64) -> io::Result<bool> {
     let (mut one, mut two) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     let mut done = 0;
     while done < len {
-        let n = (len - done).min(one.len() as u64) as usize;
+        // Most differ soon.
+        let most = if done == 0 { 512 } else { one.len() };
+        let n = (len - done).min(most as u64) as usize;
         a.0.read_exact_at(&mut one[..n], a.1 + done)?;
         b.0.read_exact_at(&mut two[..n], b.1 + done)?;
         if one[..n] != two[..n] {
