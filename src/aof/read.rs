@@ -21,8 +21,8 @@ const LEAST_BUFFER: usize = 4 << 10;
 /// to a reader are shorter.
 const NAME_BYTES: u64 = 16;
 
-/// Bytes of an unfinished unit that are held against the file before it is read on.
-const SEEN_AGAIN: usize = 64 << 10;
+/// Of a unit in a temporary file so many bytes are known again, at its beginning and at the end of what was read.
+const KNOWN_AGAIN: usize = 4096;
 
 /// What comes next in a log.
 #[derive(Debug)]
@@ -163,6 +163,9 @@ struct Giant {
     record: u64,
     /// The present record's name, where it was read in an earlier piece.
     name: Option<Vec<u8>>,
+    /// The first bytes of it, and the last ones that were read.
+    first: Vec<u8>,
+    last: Vec<u8>,
 }
 
 impl Reader {
@@ -235,15 +238,17 @@ impl Reader {
     /// Whether the file still holds what was read of a unit that is not whole. A server that is started again cuts that
     /// off, and what it appends may end behind it. Errors: `Io`.
     pub fn unfinished_is_there(&self) -> Result<bool> {
-        let pending = &self.buffer[self.from..self.filled];
-        // The end of a large one must do: what replaced it would have to agree there.
-        let pending = &pending[pending.len().saturating_sub(SEEN_AGAIN)..];
-        let mut now = vec![0; pending.len()];
-        match self
-            .file
-            .read_exact_at(&mut now, self.next_read - pending.len() as u64)
-        {
-            Ok(()) => Ok(now == pending),
+        match &self.giant {
+            Some(giant) => Ok(self.holds(giant.offset, &giant.first)?
+                && self.holds(self.next_read - giant.last.len() as u64, &giant.last)?),
+            None => self.holds(self.offset(), &self.buffer[self.from..self.filled]),
+        }
+    }
+
+    fn holds(&self, offset: u64, bytes: &[u8]) -> Result<bool> {
+        let mut now = vec![0; bytes.len()];
+        match self.file.read_exact_at(&mut now, offset) {
+            Ok(()) => Ok(now == bytes),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(e) => Err(Error::io(format!("{} cannot be read", self.name), e)),
         }
@@ -464,7 +469,10 @@ impl Reader {
     /// Moves the present unit into a temporary file.
     fn begin_giant(&mut self) -> Result<()> {
         let mut spool = Spool::create()?;
-        spool.write(&self.buffer[self.from..self.filled])?;
+        let begun = &self.buffer[self.from..self.filled];
+        spool.write(begun)?;
+        let first = begun[..begun.len().min(KNOWN_AGAIN)].to_vec();
+        let last = end_of(begun).to_vec();
         self.giant = Some(Giant {
             spool: Some(spool),
             whole: None,
@@ -472,6 +480,8 @@ impl Reader {
             before: 0,
             record: (self.at - self.from) as u64,
             name: None,
+            first,
+            last,
         });
         self.buffer.copy_within(self.from..self.filled, 0);
         self.filled -= self.from;
@@ -521,6 +531,10 @@ impl Reader {
                     let giant = self.giant.as_mut().expect("it was there above");
                     let spool = giant.spool.as_mut().expect("the unit is not whole");
                     spool.write(&self.buffer[had..self.filled])?;
+                    giant.last.clear();
+                    giant
+                        .last
+                        .extend_from_slice(end_of(&self.buffer[had..self.filled]));
                 }
                 Ok(Found::Command(shape)) => {
                     let end = giant.record + shape.len;
@@ -698,6 +712,10 @@ fn first_words(head: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = rest.get(len.saturating_add(2)..).unwrap_or_default();
         Some(word)
     })
+}
+
+fn end_of(bytes: &[u8]) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(KNOWN_AGAIN)..]
 }
 
 fn nested(begin: u64) -> String {
