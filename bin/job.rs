@@ -160,6 +160,7 @@ pub struct Job<'a> {
     /// Commands and bytes of the runs before.
     before: (u64, u64),
     saved: Instant,
+    saved_place: Option<LogPlace>,
 }
 
 /// What is left of a run for its ending.
@@ -213,6 +214,7 @@ impl<'a> Job<'a> {
             begun: false,
             before: (0, 0),
             saved: Instant::now(),
+            saved_place: None,
         }
     }
 
@@ -696,7 +698,9 @@ impl<'a> Job<'a> {
                             self.save(true);
                         }
                         Step::Wait => {
-                            if self.saved.elapsed() >= CHECKPOINT_EVERY {
+                            // What is at rest is not brought to disk again.
+                            let moved = self.place != self.saved_place;
+                            if moved && self.saved.elapsed() >= CHECKPOINT_EVERY {
                                 self.save(true);
                             }
                             self.progress.check_stop()?;
@@ -793,6 +797,7 @@ impl<'a> Job<'a> {
             .save(path)
         });
         self.saved = Instant::now();
+        self.saved_place.clone_from(&self.place);
         if let Err(error) = result {
             self.failed.get_or_insert(error);
         }
