@@ -918,6 +918,104 @@ impl Followed {
     }
 }
 
+#[test]
+fn a_command_of_megabytes_is_followed_and_may_be_cut_off() {
+    // Above four megabytes a unit goes through a temporary file.
+    let mut run = Followed::new(&TWO);
+    let large = cmd(&format!("SET large {}", "x".repeat(9 << 20)));
+    for piece in large.chunks(2_000_000) {
+        run.out.reaches_exactly(&run.want);
+        append(&run.log, piece);
+        sleep(20);
+    }
+    run.want.extend(&large);
+    run.out.reaches_exactly(&run.want);
+    run.goes_on("INCR b");
+    // Half of it, which is cut off and replaced, seen and unseen.
+    for seen in [true, false] {
+        let whole = run.want.len();
+        append(&run.log, &large[..6_000_000]);
+        sleep(300);
+        let other = cmd(&format!("SET other {}", "y".repeat(7 << 20)));
+        if seen {
+            run.cut(whole);
+            sleep(200);
+            append(&run.log, &other);
+        } else {
+            run.unseen(|| {
+                run.cut(whole);
+                append(&run.log, &other);
+            });
+        }
+        run.want.extend(&other);
+        run.out.reaches(run.want.len());
+        assert!(run.out.now() == run.want, "seen: {seen}");
+    }
+    // A transaction of that size.
+    let mut unit = cmd("MULTI");
+    unit.extend(&large);
+    append(&run.log, &unit);
+    sleep(300);
+    assert!(run.out.now() == run.want, "it is not whole yet");
+    append(&run.log, &cmds(&["INCR b", "EXEC"]));
+    run.want.extend(&unit);
+    run.want.extend(cmds(&["INCR b", "EXEC"]));
+    run.out.reaches(run.want.len());
+    assert!(run.out.now() == run.want);
+    run.goes_on("INCR b");
+    run.follower.stop();
+}
+
+#[test]
+fn a_reader_that_does_not_read_does_not_keep_a_signal_off() {
+    let place = Place::new();
+    let (log, check) = (place.path("appendonly.aof"), place.path("check"));
+    let mut bytes = cmd("SELECT 0");
+    for n in 0..4 {
+        bytes.extend(cmd(&format!("SET key:{n} {}", "x".repeat(1 << 20))));
+    }
+    fs::write(&log, &bytes).expect("a log");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let (follower, out) = Follower::piped(&args);
+    sleep(500);
+    let start = Instant::now();
+    follower.signal("TERM");
+    let (code, said) = follower.end();
+    assert_eq!(code, 143, "{said}");
+    assert!(start.elapsed() < Duration::from_secs(4), "{said}");
+    assert!(said.contains("waiting for"), "{said}");
+    drop(out);
+    // What did not get out is not told as written.
+    let (follower, out) = Follower::piped(&args);
+    let out = Output::of(out);
+    out.reaches(bytes.len());
+    assert!(out.now() == bytes, "{}", follower.said());
+    follower.stop();
+}
+
+#[test]
+fn a_log_at_rest_leaves_its_checkpoint_at_rest() {
+    let place = Place::new();
+    let (log, check) = (place.path("appendonly.aof"), place.path("check"));
+    fs::write(&log, cmds(&TWO)).expect("a log");
+    let args = ["--follow", "--checkpoint", text(&check), text(&log)];
+    let follower = Follower::start(&args, Stdio::null());
+    follower.waits_to_say("caught up");
+    sleep(700);
+    let before = fs::read(&check).expect("a checkpoint");
+    sleep(1300);
+    // Each one is brought to disk: nobody shall be woken for nothing.
+    assert!(fs::read(&check).expect("a checkpoint") == before);
+    append(&log, &cmd("INCR b"));
+    let len = fs::metadata(&log).expect("it").len();
+    until(
+        Duration::from_secs(2),
+        || checkpoint(&check, "/log/offset") == len,
+        || follower.said(),
+    );
+    follower.stop();
+}
+
 const TWO: [&str; 3] = ["SELECT 0", "SET a 1", "INCR b"];
 
 #[test]
@@ -968,7 +1066,7 @@ fn a_torn_part_that_is_replaced_unseen_does_no_harm() {
 }
 
 #[test]
-fn a_log_that_is_cut_into_what_was_taken_ends_refused() {
+fn a_log_that_is_cut_into_what_was_taken_is_refused() {
     let run = Followed::new(&TWO);
     run.cut(run.want.len() - cmd("INCR b").len());
     run.ends_refused("was cut to");
@@ -984,7 +1082,7 @@ fn a_log_that_is_cut_into_what_was_taken_ends_refused() {
 }
 
 #[test]
-fn a_log_that_is_replaced_by_another_ends_refused() {
+fn a_log_that_is_replaced_by_another_is_refused() {
     // Renamed into its place, and removed and created anew.
     let run = Followed::new(&TWO);
     let other = run.place.path("other");
@@ -1004,7 +1102,7 @@ fn a_log_that_is_replaced_by_another_ends_refused() {
 }
 
 #[test]
-fn a_log_that_is_overwritten_in_its_place_ends_refused() {
+fn a_log_that_is_overwritten_in_its_place_is_refused() {
     // Longer than the one before, as `cp other.aof appendonly.aof` leaves it: only the bytes tell.
     let run = Followed::new(&TWO);
     run.unseen(|| {
@@ -1257,7 +1355,7 @@ fn off_and_on_again(name: &str) -> Option<(i32, String)> {
 }
 
 #[test]
-fn a_log_that_was_switched_off_meanwhile_ends_refused() {
+fn a_log_that_was_switched_off_meanwhile_is_refused() {
     for name in ["redis-7.0", "redis-8.10", "valkey-9.1"] {
         if let Some((code, said)) = off_and_on_again(name) {
             assert_eq!(code, 5, "{name}: {said}");
