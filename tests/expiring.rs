@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::support::cli::{becomes, convert, convert_lines, converted};
-use crate::support::client::{Client, call};
+use crate::support::client::call;
 use crate::support::data::{diff, held_by, loaded};
 use crate::support::resp::{lines, log_of};
 use crate::support::server::{Server, available, copy_dir};
@@ -311,6 +311,10 @@ fn hash_fields_live_through_a_log_that_renews_them_late() {
             "HSET k f 1|HPEXPIREAT k PAST FIELDS 1 f|HDEL k f|RPUSH k v",
         ),
         (
+            "another type that keeps its time",
+            "HSET k f 1|PEXPIREAT k PAST|HPEXPIREAT k PAST FIELDS 1 f|SET k v KEEPTTL",
+        ),
+        (
             "another type that expires",
             "HSET k f 1|HPEXPIREAT k PAST FIELDS 1 f|SET k v PXAT NEAR",
         ),
@@ -347,14 +351,7 @@ fn keys_of_a_base_live_through_the_commands_behind_it() {
             call!(client, "HSET", "hash", "f", "1", "g", "2", "h", "3");
             call!(client, "HPEXPIRE", "hash", "1500", "FIELDS", "2", "f", "g");
         }
-        call!(client, "BGREWRITEAOF");
-        let rewritten = |client: &mut Client| {
-            let info = call!(client, "INFO", "persistence").text();
-            info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
-        };
-        while !rewritten(&mut client) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        source.rewrite_log();
         call!(client, "PEXPIRE", "renewed", "3000000");
         call!(client, "PERSIST", "kept");
         call!(client, "DEL", "anew");

@@ -76,6 +76,22 @@ impl Server {
         Server::with(name, &[&log, options].concat())
     }
 
+    /// Has a log written anew, and waits until it is.
+    pub(crate) fn rewrite_log(&self) {
+        let mut client = self.client();
+        call!(client, "BGREWRITEAOF");
+        loop {
+            let info = call!(client, "INFO", "persistence").text();
+            if info.contains("aof_rewrite_in_progress:0")
+                && info.contains("aof_rewrite_scheduled:0")
+            {
+                assert!(info.contains("aof_last_bgrewrite_status:ok"), "{info}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The log of a server: its file, or the directory of its parts.
     pub(crate) fn log(&self) -> PathBuf {
         let dir = self.dir.path().join("appendonlydir");
@@ -139,10 +155,17 @@ impl Server {
                 .is_none()
         {
             if let Ok(mut client) = Client::connect(self.port)
-                && let Ok(reply) = client.try_call(&[b"INFO", b"server"])
+                && let Ok(reply) = client.try_call(&[b"INFO"])
                 && let super::client::Reply::Bulk(Some(info)) = reply
             {
-                return String::from_utf8_lossy(&info).contains(&own);
+                let info = String::from_utf8_lossy(&info);
+                if !info.contains(&own) {
+                    return false;
+                }
+                // It answers while it loads a log, but not everything.
+                if info.contains("\nloading:0\r") {
+                    return true;
+                }
             }
             std::thread::sleep(Duration::from_millis(10));
         }
