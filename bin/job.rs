@@ -479,9 +479,12 @@ impl<'a> Job<'a> {
                         && self.args.logs.checkpoint.is_none()
                         && !is_named_aof(path.as_deref()) =>
                 {
-                    return Err(Error::plain(ErrorKind::OtherKind(
-                        "empty: neither a snapshot nor commands (an empty append-only file is taken as such where its name ends in .aof)",
-                    )));
+                    return Err(Error::new(
+                        ErrorKind::OtherKind(
+                            "empty: neither a snapshot nor commands (an empty append-only file is taken as such where its name ends in .aof)",
+                        ),
+                        redis_migration::cursor::At::file(0),
+                    ));
                 }
                 _ => {}
             },
@@ -809,8 +812,9 @@ fn is_local(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Io { .. })
 }
 
+/// Nothing on stdin is more likely to be the fault of what should have written there.
 fn is_named_aof(path: Option<&Path>) -> bool {
-    path.is_none_or(|path| {
+    path.is_some_and(|path| {
         path.extension()
             .is_some_and(|ext| ext.eq_ignore_ascii_case("aof"))
     })
