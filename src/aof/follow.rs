@@ -114,7 +114,8 @@ impl Follower {
     /// taken from it.
     pub fn wait(&mut self) -> Result<()> {
         self.watch.wait(LOOK);
-        // Before anything is read behind it.
+        // What is read now is taken only if it still stands behind what was read before.
+        self.reader.read_ahead()?;
         self.check_cut()?;
         if head_of(&self.reader, self.head.len)? != self.head
             || last_taken(&self.reader, self.tail.len())? != self.tail

@@ -235,6 +235,15 @@ impl Reader {
         self.selects.iter().copied()
     }
 
+    /// Reads on without giving anything yet, so that what is there can be held against the file before it is taken.
+    pub fn read_ahead(&mut self) -> Result<()> {
+        let in_giant = self.giant.as_ref().is_some_and(|g| g.whole.is_none());
+        if !in_giant {
+            self.fill()?;
+        }
+        Ok(())
+    }
+
     /// Whether the file still holds what was read of a unit that is not whole. A server that is started again cuts that
     /// off, and what it appends may end behind it. Errors: `Io`.
     pub fn unfinished_is_there(&self) -> Result<bool> {
