@@ -65,6 +65,22 @@ impl Follower {
         assert!(status.success(), "the run has ended: {}", self.said());
     }
 
+    /// Stops it until SIGCONT, and returns when all its threads have stopped.
+    fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let rests = |task: std::io::Result<fs::DirEntry>| {
+            let stat = fs::read_to_string(task.expect("a thread").path().join("stat"));
+            // The state stands behind the name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T')))
+        };
+        until(
+            SOON,
+            || fs::read_dir(&tasks).expect("its threads").all(rests),
+            || "it does not stop".to_owned(),
+        );
+    }
+
     /// What it has said so far.
     fn said(&self) -> String {
         self.stderr.lock().expect("no panic").clone()
@@ -329,11 +345,29 @@ impl Load {
 
 /// All that does not go by itself; what does is removed first, because it may go while it is read.
 fn data(server: &Server) -> DataSet {
-    let mut client = server.client();
+    forget_ephemeral(server);
+    DataSet::read(&mut server.client())
+}
+
+/// Removes the keys that expire.
+fn forget_ephemeral(server: &Server) {
     let remove =
         "for _, key in ipairs(redis.call('KEYS', 'ephemeral*')) do redis.call('DEL', key) end";
-    call!(client, "EVAL", remove, "0");
-    DataSet::read(&mut client)
+    call!(server.client(), "EVAL", remove, "0");
+}
+
+/// Waits until all that was answered is in the log: while an earlier part is brought to disk a server holds it back.
+fn logged(server: &Server) {
+    let mut client = server.client();
+    until(
+        SOON,
+        || {
+            call!(client, "INFO", "persistence")
+                .text()
+                .contains("aof_buffer_length:0\r")
+        },
+        || "the log is not written".to_owned(),
+    );
 }
 
 /// BGREWRITEAOF, from its beginning to its end.
@@ -446,6 +480,8 @@ fn is_followed_into_a_second_server(name: &str) {
         wait(&mut benchmark, Duration::from_secs(30));
     }
     load.stop();
+    // A server may hold back for two seconds what it has answered; nobody can follow it before.
+    logged(&source);
     let stopped = Instant::now();
     let (mut one, mut two) = (source.client(), target.client());
     until(
@@ -817,8 +853,9 @@ fn rewritten_unseen(act: impl FnOnce(&Server, &mut Client)) -> Option<(Server, F
         || follower.said(),
     );
     sleep(150);
-    follower.signal("STOP");
+    follower.pause();
     act(&source, &mut client);
+    logged(&source);
     follower.signal("CONT");
     Some((source, follower, out))
 }
@@ -847,10 +884,14 @@ fn one_file_that_gets_the_same_again_after_a_rewrite_is_never_followed_wrongly()
         rewrite(source);
         call!(client, "INCR", "n");
     });
-    if let Some((source, follower, out)) = run {
+    if let Some((source, mut follower, out)) = run {
         let before = out.now().len();
-        sleep(500);
-        if out.now().len() > before {
+        until(
+            SOON,
+            || out.now().len() > before || !follower.is_running(),
+            || "it neither goes on nor ends".to_owned(),
+        );
+        if follower.is_running() {
             follower.stop();
             assert_rebuilds("redis-6.2", &out.now(), &source);
         } else {
@@ -912,7 +953,7 @@ impl Followed {
     fn unseen(&self, act: impl FnOnce()) {
         // Its output is here a moment before it has come to rest itself.
         sleep(150);
-        self.follower.signal("STOP");
+        self.follower.pause();
         act();
         self.follower.signal("CONT");
     }
@@ -1639,6 +1680,7 @@ fn deltas_add_up(name: &str, by_name: bool) {
     let mut all = Vec::new();
     let part = place.path("part");
     let take = || {
+        logged(&source);
         let (code, said) = if by_name {
             let named = [&args[..], &["-o", text(&part), "--force"]].concat();
             Follower::start(&named, Stdio::null()).end()
@@ -1657,6 +1699,8 @@ fn deltas_add_up(name: &str, by_name: bool) {
             all.extend(take());
         }
         load.stop();
+        // Keys that expire would be something new.
+        forget_ephemeral(&source);
         all.extend(take());
         assert_eq!(lossy(&take()), "", "there is nothing new");
         // In the last database as well as in the first: a part begins with its own SELECT.
@@ -1728,6 +1772,7 @@ fn a_delta_after_rewrites_that_took_its_place_away_is_refused() {
         let (log, check) = (log_of(&source, name), place.text("check"));
         let args = ["--checkpoint", &check, text(&log)];
         call!(source.client(), "INCR", "n");
+        logged(&source);
         let (code, said) = delta(&args, &place.path("part"));
         assert_eq!(code, 0, "{said}");
         call!(source.client(), "INCR", "n");
