@@ -117,8 +117,9 @@ impl Held {
         };
         let mut end = std::mem::take(&mut self.scratch);
         let stem_len = write_end(generation, key, &mut end);
-        // The key's own name is the stem that the names of its fields begin with.
-        let done = self.clear_range(db, &end, stem_len, Bound::Excluded(&end[..stem_len]));
+        let mut first = Vec::new();
+        write_name(generation, key, Some(b""), &mut first);
+        let done = self.clear_range(db, &end, stem_len, Bound::Included(&first));
         self.give_back(end);
         done
     }
