@@ -324,20 +324,23 @@ impl<'a> Job<'a> {
                 from = Some(place.clone());
             }
         }
-        if self.args.logs.checkpoint.is_some() {
-            let is_log =
-                |piece: &Piece| piece.source.kind != Kind::Snapshot || piece.role != Role::Alone;
-            let preamble = || {
-                pieces.iter().any(|piece| {
-                    let input = piece.source.snapshot(true);
-                    input.is_ok_and(|input| preface(&input.data).is_preamble)
-                })
-            };
-            if !pieces.iter().any(is_log) && !preamble() {
-                return Err(Error::plain(ErrorKind::OtherKind(
-                    "a snapshot alone: there is nothing in it that a later run could go on with; leave out --checkpoint and --follow",
-                )));
+        let goes_on = |piece: &Piece| match (piece.role, piece.source.kind) {
+            (Role::Incr { .. }, _) => true,
+            (Role::Base, _) => false,
+            (Role::Alone, Kind::Snapshot) => {
+                let input = piece.source.snapshot(true);
+                input.is_ok_and(|input| preface(&input.data).is_preamble)
             }
+            (Role::Alone, _) => true,
+        };
+        let logs = &self.args.logs;
+        if (logs.checkpoint.is_some() || logs.follow) && !pieces.iter().any(goes_on) {
+            return Err(Error::plain(ErrorKind::OtherKind(
+                "a snapshot alone, or a base without incremental files: there is nothing to go on with; leave out \
+                 --checkpoint and --follow",
+            )));
+        }
+        if self.args.logs.checkpoint.is_some() {
             // From here on the output holds what no checkpoint tells of.
             if self.sink.partial().is_none() {
                 self.save(true);
@@ -493,11 +496,6 @@ impl<'a> Job<'a> {
             _ if from.is_some() => {}
             _ => match self.snapshot(&source, piece.role, last)? {
                 Some(end) => start = end,
-                None if last && self.args.logs.follow => {
-                    return Err(Error::plain(ErrorKind::OtherKind(
-                        "a snapshot, to which nothing is appended; leave out --follow",
-                    )));
-                }
                 None => return Ok(Go::On),
             },
         }

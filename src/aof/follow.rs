@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::checkpoint::{HEAD_MAX, Head};
 use super::manifest::{Entry, Manifest};
 use super::read::{Event, Reader, Tail, TailKind, Until};
-use super::set::{directory_of, is_gone, open_part};
+use super::set::{directory_of, is_gone, open_part, preface};
 use super::watch::Watch;
 use crate::cursor::At;
 use crate::error::{Error, ErrorKind, Result};
@@ -285,7 +285,7 @@ impl Follower {
             ))
         };
         let Some(base) = self.snapshot_end(file)? else {
-            return Err(unclear("it does not begin with a snapshot"));
+            return Err(unclear("it does not begin with a snapshot as a log does"));
         };
         let meta = file.metadata().map_err(failed)?;
         let new_len = meta.len();
@@ -328,7 +328,7 @@ impl Follower {
         }
     }
 
-    /// Bytes of the snapshot that a file begins with; none if it begins with something else.
+    /// Bytes of the snapshot that a log begins with; none if the file begins with something else.
     fn snapshot_end(&self, file: &File) -> Result<Option<u64>> {
         let name = self.reader.name();
         let file = file
@@ -339,6 +339,9 @@ impl Follower {
             return Ok(None);
         }
         let input = source.snapshot(true)?;
+        if !preface(&input.data).is_preamble {
+            return Ok(None);
+        }
         let mut scanner = Scanner::new(&input.data, Along::Off, false, false)?;
         while scanner.next_task()?.is_some() {}
         Ok(Some(scanner.info.end.unwrap_or(0)))
