@@ -60,6 +60,23 @@ pub enum Group {
     Other,
 }
 
+impl Group {
+    /// The type as TYPE names it; `None` for commands that fit every type.
+    pub fn type_name(self) -> Option<&'static str> {
+        Some(match self {
+            Group::String => "string",
+            Group::List => "list",
+            Group::Set => "set",
+            Group::ZSet => "zset",
+            Group::Hash => "hash",
+            Group::Stream => "stream",
+            Group::Array => "array",
+            Group::VectorSet => "vectorset",
+            Group::Generic | Group::Other => return None,
+        })
+    }
+}
+
 /// Where the keys of a command are. Indexes are of argv: the name is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
@@ -251,18 +268,10 @@ mod tests {
 
     /// A row as the CSV has it.
     fn text(spec: &Spec) -> Vec<String> {
-        let group = match spec.group {
-            Group::String => "string",
-            Group::List => "list",
-            Group::Set => "set",
-            Group::ZSet => "zset",
-            Group::Hash => "hash",
-            Group::Stream => "stream",
-            Group::Array => "array",
-            Group::VectorSet => "vectorset",
+        let group = spec.group.type_name().unwrap_or(match spec.group {
             Group::Generic => "generic",
-            Group::Other => "other",
-        };
+            _ => "other",
+        });
         let by = |step: u8| match step {
             1 => String::new(),
             n => format!("/{n}"),

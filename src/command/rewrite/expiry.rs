@@ -147,11 +147,7 @@ impl Rewriter<'_> {
                 if same {
                     return Decision::from(What::AsIs).with(effect);
                 }
-                let fields = args
-                    .iter()
-                    .skip(3)
-                    .position(|w| w.eq_ignore_ascii_case(b"FIELDS"));
-                let Some(fields) = fields.map(|i| i + 3) else {
+                let Some(fields) = place_of_fields(&args, 3) else {
                     return reject(format!("{} without FIELDS", spec.name));
                 };
                 let line = Line::new("HPEXPIREAT").key(key).int(at);
@@ -160,12 +156,8 @@ impl Rewriter<'_> {
             }
             "HSETEX" => self.hsetex(spec, args, timed, written, same).with(effect),
             "HGETEX" => {
-                let fields = args
-                    .iter()
-                    .skip(2)
-                    .position(|w| w.eq_ignore_ascii_case(b"FIELDS"));
-                let Some(fields) = fields.map(|i| i + 2) else {
-                    return reject("HGETEX without FIELDS");
+                let Some(fields) = place_of_fields(&args, 2) else {
+                    return reject(format!("{} without FIELDS", spec.name));
                 };
                 let line = match (timed, written) {
                     (Some(_), Some(at)) => Line::new("HPEXPIREAT").key(key).int(at),
@@ -294,12 +286,8 @@ impl Rewriter<'_> {
         same: bool,
     ) -> Decision<'a> {
         let target = &self.settings.target;
-        let fields = args
-            .iter()
-            .skip(2)
-            .position(|w| w.eq_ignore_ascii_case(b"FIELDS"));
-        let Some(fields) = fields.map(|i| i + 2) else {
-            return reject("HSETEX without FIELDS");
+        let Some(fields) = place_of_fields(&args, 2) else {
+            return reject(format!("{} without FIELDS", spec.name));
         };
         let conditional = args[2..fields]
             .iter()
@@ -435,6 +423,12 @@ fn option(args: &[&[u8]], first: usize, fields_step: usize) -> Option<(usize, i6
         i += 1 + usize::from(with_value.iter().any(|name| is(name)));
     }
     None
+}
+
+/// Index of the word FIELDS, from `first` on.
+fn place_of_fields(args: &[&[u8]], first: usize) -> Option<usize> {
+    let is_it = |word: &&[u8]| word.eq_ignore_ascii_case(b"FIELDS");
+    Some(first + args.get(first..)?.iter().position(is_it)?)
 }
 
 /// FIELDS at index `at`, the number of fields, and the fields themselves; options behind them are left out.

@@ -470,7 +470,7 @@ impl<'s> Rewriter<'s> {
         let settings = self.settings;
         let (target, transform) = (&settings.target, &settings.transform);
         let mut seen = Seen::default();
-        let type_name = type_name(spec.group);
+        let type_name = spec.group.type_name();
         let counted = for_each_key(spec, command.args(), |_, key| {
             seen.count += 1;
             if settings.filter.chooses(db, key, type_name) {
@@ -803,7 +803,7 @@ impl<'s> Rewriter<'s> {
     /// What is known of a command that could not be written, for the list of those.
     pub fn reject(command: &Command<'_>, db: u64, offset: u64, why: &str) -> Reject {
         let key = command.arg(1).unwrap_or_default();
-        let type_name = lookup(command.name()).and_then(|spec| type_name(spec.group));
+        let type_name = lookup(command.name()).and_then(|spec| spec.group.type_name());
         let name = command.name();
         Reject {
             db: Some(db),
@@ -817,7 +817,7 @@ impl<'s> Rewriter<'s> {
     /// The error that stops the run at a command, which stands at byte `offset` and cannot be written.
     pub fn refused(command: &Command<'_>, offset: u64, db: u64, why: &str) -> Error {
         let name = shown(command.name());
-        let type_name = lookup(command.name()).and_then(|spec| type_name(spec.group));
+        let type_name = lookup(command.name()).and_then(|spec| spec.group.type_name());
         let kind = ErrorKind::Command {
             command: name,
             why: why.to_owned(),
@@ -891,21 +891,6 @@ fn dialect_name(dialect: Dialect) -> &'static str {
         Dialect::Cluster => "a cluster",
         Dialect::Twemproxy => "twemproxy",
     }
-}
-
-/// A type as TYPE names it; `None` for commands that fit every type.
-fn type_name(group: Group) -> Option<&'static str> {
-    Some(match group {
-        Group::String => "string",
-        Group::List => "list",
-        Group::Set => "set",
-        Group::ZSet => "zset",
-        Group::Hash => "hash",
-        Group::Stream => "stream",
-        Group::Array => "array",
-        Group::VectorSet => "vectorset",
-        Group::Generic | Group::Other => return None,
-    })
 }
 
 fn decimal(text: &[u8]) -> Option<i64> {
