@@ -181,7 +181,8 @@ pub struct OutputArgs {
     /// Replace FILE if it exists
     #[arg(long)]
     pub force: bool,
-    /// What to do about a key that cannot be read: stop there, or leave it out and count it
+    /// What to do about a key that cannot be read, or a command of a log that cannot be written: stop there, or leave
+    /// it out and count it
     ///
     /// With continue, everything that can be read is written: a broken key is left out, and what stands before
     /// the place where the file cannot be followed any more is kept. The checksum is then checked at the end.

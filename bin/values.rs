@@ -59,7 +59,7 @@ impl FromStr for Millis {
     }
 }
 
-/// A moment: RFC 3339, or Unix time in seconds (in milliseconds from 10^11 on).
+/// A moment: RFC 3339, or Unix time in seconds (in milliseconds from 10^11 on), also behind `@`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment(pub i64);
 
@@ -68,7 +68,7 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, String> {
         const MILLIS_FROM: i64 = 100_000_000_000;
-        match text.parse::<i64>() {
+        match text.strip_prefix('@').unwrap_or(text).parse::<i64>() {
             Ok(n) if n.abs() < MILLIS_FROM => Ok(Moment(n * 1000)),
             Ok(n) => Ok(Moment(n)),
             Err(_) => text.parse::<Timestamp>().map(|t| Moment(t.as_millisecond())).map_err(|_| {
@@ -95,16 +95,15 @@ impl FromStr for Limit {
             Some(digits) => u64::from_str_radix(digits, 16).ok(),
             None => text.parse().ok(),
         };
-        match (offset, text.strip_prefix('@')) {
-            (Some(offset), _) => Ok(Limit::Offset(offset)),
-            (None, Some(seconds)) => match seconds.parse::<i64>() {
-                Ok(seconds) => Ok(Limit::Time(Moment(seconds.saturating_mul(1000)))),
-                Err(_) => Err(format!("{seconds:?} is no number of seconds")),
-            },
-            (None, None) => text.parse::<Timestamp>().map(|t| Limit::Time(Moment(t.as_millisecond()))).map_err(|_| {
-                format!("{text:?} is neither a byte offset nor a time; write for example 0x1f40, 2026-11-23T03:00:00Z or @1795392000")
-            }),
+        if let Some(offset) = offset {
+            return Ok(Limit::Offset(offset));
         }
+        text.parse().map(Limit::Time).map_err(|_| {
+            format!(
+                "{text:?} is neither a byte offset nor a time; write for example 0x1f40, 2026-11-23T03:00:00Z or \
+                 @1795392000"
+            )
+        })
     }
 }
 
@@ -237,6 +236,7 @@ mod tests {
         );
         assert_eq!("1795392000".parse(), Ok(Moment(1_795_392_000_000)));
         assert_eq!("1795392000123".parse(), Ok(Moment(1_795_392_000_123)));
+        assert_eq!("@1795392000".parse(), Ok(Moment(1_795_392_000_000)));
         assert_eq!("0x1f40".parse(), Ok(Limit::Offset(8000)));
         assert_eq!("8000".parse(), Ok(Limit::Offset(8000)));
         assert_eq!("@5".parse(), Ok(Limit::Time(Moment(5000))));
