@@ -668,6 +668,8 @@ impl<'a> Job<'a> {
         let mut follower = Follower::new(&path, seq, reader, self.until)?;
         loop {
             let rest = self.commands(follower.reader())?;
+            let summary = self.inputs.last_mut().expect("it was begun");
+            summary.bytes = follower.reader().read_to();
             let seq = follower.seq();
             self.reach(follower.reader(), seq, &rest)?;
             match rest {

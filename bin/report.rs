@@ -260,7 +260,7 @@ impl Summary {
         }
         if total.settled > 0 {
             log.info(&format!(
-                "{} near expiries were written behind the log with their true times",
+                "near expiries, written behind the log with their true times: {}",
                 n(total.settled)
             ));
         }
