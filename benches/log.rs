@@ -1,12 +1,14 @@
-//! Speed of the parts that a log goes through: finding records, looking names up, deciding what becomes of a command.
+//! Speed of the parts that a log goes through: finding records, looking names up, deciding what becomes of a command,
+//! holding expiries back.
 //!
 //!     cargo bench --bench log
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use redis_migration::command::encode::Settings;
+use redis_migration::command::held::Held;
 use redis_migration::command::rewrite::Rewriter;
 use redis_migration::command::table::lookup;
 use redis_migration::command::target::Target;
@@ -19,7 +21,7 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = parser, names, decisions
+    targets = parser, names, decisions, held
 }
 
 /// The walk over records: a value's bytes are passed over, so that small commands cost the most by the byte.
@@ -113,6 +115,67 @@ fn decisions(c: &mut Criterion) {
             })
         });
     }
+}
+
+/// Expiries of distinct keys of 25 bytes in no order, set and drained; and what clears and renames cost while
+/// so many are held.
+fn held(c: &mut Criterion) {
+    let mut group = c.benchmark_group("held");
+    group.sample_size(10);
+    let key = |n: u64| {
+        let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        format!("session:{:017x}", mixed ^ mixed >> 29).into_bytes()
+    };
+    let keys: Vec<Vec<u8>> = (0..3_000_000).map(key).collect();
+    let fill = |count: usize| {
+        let mut held = Held::new(24 << 20);
+        for (at_ms, key) in keys[..count].iter().enumerate() {
+            held.set(0, key, None, at_ms as i64).unwrap();
+        }
+        held
+    };
+    let drain = |mut held: Held| {
+        let mut count = 0;
+        held.drain(|_, key, _, at_ms| {
+            black_box((key, at_ms));
+            count += 1;
+            Ok(())
+        })
+        .unwrap();
+        count
+    };
+    for (name, count) in [
+        ("1 million distinct keys, 24 MiB", 1_000_000),
+        ("3 million distinct keys, 24 MiB", 3_000_000),
+    ] {
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(name, |b| {
+            b.iter(|| assert_eq!(drain(fill(count)), count));
+        });
+    }
+    let others: Vec<Vec<u8>> = (3_000_000..4_000_000).map(key).collect();
+    group.throughput(Throughput::Elements(others.len() as u64));
+    for (name, count) in [("in memory", 50_000), ("in the file", 1_000_000)] {
+        let mut held = fill(count);
+        group.bench_function(format!("clearing what is not held, others {name}"), |b| {
+            b.iter(|| {
+                for key in &others {
+                    held.clear_key(0, key).unwrap();
+                }
+            });
+        });
+    }
+    let renamed = 100_000;
+    group.throughput(Throughput::Elements(renamed as u64));
+    group.bench_function("renames of the oldest of 1 million", |b| {
+        let rename = |mut held: Held| {
+            for (from, to) in keys[..renamed].iter().zip(&others) {
+                held.rename(0, from, to).unwrap();
+            }
+            held
+        };
+        b.iter_batched(|| fill(1_000_000), rename, BatchSize::PerIteration);
+    });
 }
 
 /// A shop's commands in no order that a branch predictor could learn.
