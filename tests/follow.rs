@@ -952,7 +952,7 @@ impl Followed {
     /// Does something while the follower does not look.
     fn unseen(&self, act: impl FnOnce()) {
         // Its output is here a moment before it has come to rest itself.
-        sleep(150);
+        sleep(500);
         self.follower.pause();
         act();
         self.follower.signal("CONT");
