@@ -213,13 +213,16 @@ fn ending(
         sink,
         failed,
         rejected,
-        torn,
     } = ended;
     let hide = args.manners.hide_keys;
     if failed.as_ref().is_some_and(outcome::is_broken_pipe) {
         outcome::die_by_sigpipe();
     }
-    let mut exit = if torn { Exit::Rejected } else { Exit::Done };
+    let mut exit = if summary.torn {
+        Exit::Rejected
+    } else {
+        Exit::Done
+    };
     if let Some(error) = failed {
         let name = summary
             .inputs
@@ -237,7 +240,7 @@ fn ending(
                 let left = left.replace(" before it", "");
                 let next = match (&args.logs.checkpoint, args.logs.follow) {
                     (Some(_), true) => format!("go on: {}", command_line()),
-                    _ => "start over".to_owned(),
+                    _ => "start over.".to_owned(),
                 };
                 log.failure(&format!(
                     "{name}: interrupted; {left}. Run the same command again to {next}"
@@ -280,11 +283,10 @@ fn ending(
         }
     }
     summary.exit = exit;
-    summary.torn = torn;
     summary.seconds = started.elapsed().as_secs_f64();
     match args.manners.summary {
         // Where nothing was read there is nothing to sum up; the failure has said all.
-        SummaryArg::Text if summary.inputs.iter().all(|i| i.report.magic.is_empty()) => {}
+        SummaryArg::Text if summary.inputs.iter().all(|i| i.kind().is_empty()) => {}
         SummaryArg::Text => summary.text(log),
         SummaryArg::Json if !args.manners.quiet => eprintln!("{}", summary.json()),
         SummaryArg::Json => {}

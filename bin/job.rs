@@ -17,12 +17,10 @@ use redis_migration::aof::convert::{Conversion, Rest};
 use redis_migration::aof::follow::{Follower, Step, torn_inside};
 use redis_migration::aof::manifest::Manifest;
 use redis_migration::aof::read::{Reader, Tail, TailKind, Until};
-use redis_migration::aof::set::{
-    Piece, Role, Set, directory_of, end_of_snapshot, is_gone, preface, resume,
-};
+use redis_migration::aof::set::{Piece, Role, Set, end_of_snapshot, is_gone, resume};
 use redis_migration::aof::watch::Watch;
 use redis_migration::command::encode::Settings;
-use redis_migration::input::{Kind, OpenOptions, Source, name_of};
+use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
 use redis_migration::pipeline::{Options, Progress, Report, Stream};
 use redis_migration::sink::file::FileSink;
 use redis_migration::tally::Tally;
@@ -81,10 +79,7 @@ impl Inputs {
         }
         let is_log = |piece: &Piece| match (piece.source.kind, piece.role) {
             (Kind::Log, _) => true,
-            (Kind::Snapshot, Role::Alone) => piece
-                .source
-                .snapshot(true)
-                .is_ok_and(|input| preface(&input.data).is_preamble),
+            (Kind::Snapshot, Role::Alone) => piece.preface().is_preamble,
             _ => false,
         };
         let holds = args.logs.follow || sets.iter().flat_map(|set| &set.pieces).any(is_log);
@@ -169,7 +164,6 @@ pub struct Ended {
     pub sink: FileSink,
     pub failed: Option<Error>,
     pub rejected: std::result::Result<u64, String>,
-    pub torn: bool,
 }
 
 /// How the files of the inputs are gone through.
@@ -268,7 +262,6 @@ impl<'a> Job<'a> {
             sink: self.sink,
             failed: self.failed,
             rejected: self.rejects.finish(),
-            torn: self.torn,
         }
     }
 
@@ -297,18 +290,11 @@ impl<'a> Job<'a> {
             .map(|path| directory_of(path).to_owned());
         let mut pieces = set.pieces;
         let mut from = None;
-        if let Some(checkpoint) = checkpoint {
+        if let (Some(checkpoint), Some(path)) = (checkpoint, &self.args.logs.checkpoint) {
             self.before = (checkpoint.commands, checkpoint.output.bytes);
             self.take_back(checkpoint)?;
             if let Some(place) = &checkpoint.log {
-                let kept = kept(
-                    self.args
-                        .logs
-                        .checkpoint
-                        .as_deref()
-                        .unwrap_or(Path::new("")),
-                );
-                pieces = resume(pieces, manifest.as_deref(), place, &kept)?;
+                pieces = resume(pieces, manifest.as_deref(), place, &kept(path))?;
                 self.place = Some(place.clone());
                 self.kept = Some(place.clone());
                 // A new file, a new server behind a pipe, or a file that another program appended to has something else
@@ -327,10 +313,7 @@ impl<'a> Job<'a> {
         let goes_on = |piece: &Piece| match (piece.role, piece.source.kind) {
             (Role::Incr { .. }, _) => true,
             (Role::Base, _) => false,
-            (Role::Alone, Kind::Snapshot) => {
-                let input = piece.source.snapshot(true);
-                input.is_ok_and(|input| preface(&input.data).is_preamble)
-            }
+            (Role::Alone, Kind::Snapshot) => piece.preface().is_preamble,
             (Role::Alone, _) => true,
         };
         let logs = &self.args.logs;
@@ -436,6 +419,7 @@ impl<'a> Job<'a> {
             name: name.to_owned(),
             bytes,
             report: Report::default(),
+            is_log: false,
             error: None,
         });
     }
@@ -471,7 +455,7 @@ impl<'a> Job<'a> {
         from: Option<LogPlace>,
         manifest: Option<&Path>,
     ) -> Result<Go> {
-        let source = piece.source;
+        let source = &piece.source;
         self.summarize(&source.name, source.file_bytes);
         let mut start = 0;
         match source.kind {
@@ -494,7 +478,7 @@ impl<'a> Job<'a> {
             // Whatever stands in an incremental file, commands were meant.
             Kind::Unknown if matches!(piece.role, Role::Incr { .. }) => {}
             _ if from.is_some() => {}
-            _ => match self.snapshot(&source, piece.role, last)? {
+            _ => match self.snapshot(&piece, last)? {
                 Some(end) => start = end,
                 None => return Ok(Go::On),
             },
@@ -505,7 +489,7 @@ impl<'a> Job<'a> {
             start = place.offset;
             self.conversion.set_time(place.time_ms);
         }
-        let mut reader = self.reader(&source, start, last)?;
+        let mut reader = self.reader(source, start, last)?;
         let left = reader
             .file()
             .metadata()
@@ -517,7 +501,7 @@ impl<'a> Job<'a> {
         };
         let grows = piece.role != Role::Base;
         if last && grows && self.args.logs.follow {
-            return self.follow(source, reader, seq, manifest);
+            return self.follow(source.path.as_deref(), reader, seq, manifest);
         }
         let rest = self.commands(&mut reader)?;
         self.reach(&reader, seq, &rest)?;
@@ -535,17 +519,13 @@ impl<'a> Job<'a> {
     }
 
     /// Writes a snapshot; gives where commands follow it in the same file, if they do.
-    fn snapshot(&mut self, source: &Source, role: Role, last: bool) -> Result<Option<u64>> {
-        let as_preamble = role != Role::Alone;
-        let input = source.snapshot(as_preamble)?;
-        let preface = preface(&input.data);
-        let input = if preface.is_preamble && !as_preamble {
-            source.snapshot(true)?
-        } else {
-            input
-        };
+    fn snapshot(&mut self, piece: &Piece, last: bool) -> Result<Option<u64>> {
+        let preface = piece.preface();
+        let alone = piece.role == Role::Alone;
+        let is_part = !alone || preface.is_preamble;
+        let input = piece.source.snapshot(is_part)?;
         if let (Some(Until::TimeMs(until)), Some(written)) = (self.until, preface.written_ms)
-            && (as_preamble || preface.is_preamble)
+            && is_part
             && written > until + 999
         {
             return Err(Error::plain(ErrorKind::BaseTooNew));
@@ -562,7 +542,7 @@ impl<'a> Job<'a> {
         let end = report.info.end.filter(|_| report.info.commands_follow);
         // Where a log ends with its snapshot so far, it goes on there.
         let end = end.or_else(|| {
-            let more = preface.is_preamble && !as_preamble && report.info.trailing == 0;
+            let more = preface.is_preamble && alone && report.info.trailing == 0;
             let wanted = self.args.logs.follow || self.args.logs.checkpoint.is_some();
             report.info.end.filter(|_| last && more && wanted)
         });
@@ -586,15 +566,7 @@ impl<'a> Job<'a> {
         );
         let summary = self.inputs.last_mut().expect("it was begun");
         summary.report.tally.add(&tally);
-        if !summary.report.magic.contains("append-only") {
-            let with = if summary.report.magic.is_empty() {
-                ""
-            } else {
-                " and "
-            };
-            summary.report.magic.push_str(with);
-            summary.report.magic.push_str("append-only commands");
-        }
+        summary.is_log = true;
         Ok(rest)
     }
 
@@ -655,17 +627,17 @@ impl<'a> Job<'a> {
     /// Goes on with the last file of a log, and with those that come to be behind it.
     fn follow(
         &mut self,
-        source: Source,
+        path: Option<&Path>,
         reader: Reader,
         seq: Option<u64>,
         manifest: Option<&Path>,
     ) -> Result<Go> {
-        let Some(path) = manifest.or(source.path.as_deref()).map(Path::to_owned) else {
+        let Some(path) = manifest.or(path) else {
             return Err(Error::plain(ErrorKind::OtherKind(
                 "stdin, which cannot be followed; name the file",
             )));
         };
-        let mut follower = Follower::new(&path, seq, reader, self.until)?;
+        let mut follower = Follower::new(path, seq, reader, self.until)?;
         loop {
             let rest = self.commands(follower.reader())?;
             let summary = self.inputs.last_mut().expect("it was begun");

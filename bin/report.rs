@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
+use redis_migration::input::directory_of;
 use redis_migration::pipeline::{Progress, Report};
 use redis_migration::tally::{LogTally, Tally};
 use serde::Serialize;
@@ -143,7 +144,20 @@ pub struct InputSummary {
     pub name: String,
     pub bytes: u64,
     pub report: Report,
+    /// Whether commands of a log were read from it, if only behind a snapshot.
+    pub is_log: bool,
     pub error: Option<String>,
+}
+
+impl InputSummary {
+    /// What it was found to be; empty where nothing was read.
+    pub fn kind(&self) -> String {
+        match (&self.report.magic[..], self.is_log) {
+            (magic, false) => magic.to_owned(),
+            ("", true) => "append-only commands".to_owned(),
+            (magic, true) => format!("{magic} and append-only commands"),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -226,13 +240,11 @@ impl Summary {
             let size = HumanBytes(input.bytes);
             log.info(&format!(
                 "{}: {} {size}{by}{trailing}",
-                input.name, input.report.magic
+                input.name,
+                input.kind()
             ));
         }
-        let logs = self
-            .inputs
-            .iter()
-            .any(|i| i.report.magic.contains("append-only"));
+        let logs = self.inputs.iter().any(|i| i.is_log);
         if total.read > 0 || !logs {
             log.info(&format!(
                 "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
@@ -330,7 +342,7 @@ impl Summary {
             "warnings": limits,
             "inputs": self.inputs.iter().map(|i| json!({
                 "name": i.name,
-                "magic": i.report.magic,
+                "magic": i.kind(),
                 "server": i.report.info.server,
                 "bytes": i.bytes,
                 "bytes_behind_its_end": i.report.info.trailing,
@@ -442,11 +454,7 @@ fn replace(path: &Path, text: &str) -> Result<(), String> {
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return std::fs::write(path, text).map_err(failed);
     }
-    let dir = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    let mut file = tempfile::NamedTempFile::new_in(directory_of(path)).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     // A collector that runs as another user must be able to read it.
     use std::os::unix::fs::PermissionsExt;

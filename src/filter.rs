@@ -65,12 +65,7 @@ impl Filter {
         if self.is_open() {
             return expired();
         }
-        if self.dbs.as_ref().is_some_and(|dbs| !dbs.contains(&db)) || self.not_dbs.contains(&db) {
-            return Verdict::Filtered;
-        }
-        if self.keys.as_ref().is_some_and(|set| !set.is_match(key))
-            || self.not_keys.as_ref().is_some_and(|set| set.is_match(key))
-        {
+        if !self.names(db, key) {
             return Verdict::Filtered;
         }
         if self.types.is_some() || !self.not_types.is_empty() {
@@ -102,21 +97,23 @@ impl Filter {
     /// then only database and name count. Size and time to live cannot be seen.
     #[inline]
     pub fn chooses(&self, db: u64, key: &[u8], type_name: Option<&str>) -> bool {
-        if self.dbs.as_ref().is_some_and(|dbs| !dbs.contains(&db)) || self.not_dbs.contains(&db) {
-            return false;
-        }
-        if self.keys.as_ref().is_some_and(|set| !set.is_match(key))
-            || self.not_keys.as_ref().is_some_and(|set| set.is_match(key))
-        {
-            return false;
-        }
-        type_name.is_none_or(|name| {
-            let named = |list: &[String]| list.iter().any(|t| t == name);
-            self.types.as_deref().is_none_or(named) && !named(&self.not_types)
-        })
+        self.names(db, key)
+            && type_name.is_none_or(|name| {
+                let named = |list: &[String]| list.iter().any(|t| t == name);
+                self.types.as_deref().is_none_or(named) && !named(&self.not_types)
+            })
+    }
+
+    /// Whether database and name are chosen.
+    #[inline]
+    fn names(&self, db: u64, key: &[u8]) -> bool {
+        self.chooses_db(db)
+            && self.keys.as_ref().is_none_or(|set| set.is_match(key))
+            && !self.not_keys.as_ref().is_some_and(|set| set.is_match(key))
     }
 
     /// Whether a database can hold keys that pass.
+    #[inline]
     pub fn chooses_db(&self, db: u64) -> bool {
         self.dbs.as_ref().is_none_or(|dbs| dbs.contains(&db)) && !self.not_dbs.contains(&db)
     }

@@ -16,7 +16,7 @@ use crate::support::client::{Client, call};
 use crate::support::data::{DataSet, diff};
 use crate::support::resp::{append_command, commands};
 use crate::support::server::{Server, available};
-use crate::support::text;
+use crate::support::{fixture, text};
 
 /// Time for things that take a few milliseconds, on a machine that does much else.
 const SOON: Duration = Duration::from_secs(10);
@@ -1135,6 +1135,13 @@ fn a_log_that_is_replaced_by_another_is_refused() {
     fs::rename(&other, &run.log).expect("a rename");
     run.ends_refused("cannot be told for certain");
 
+    // A snapshot, but not one that a server begins a log with.
+    let run = Followed::new(&TWO);
+    let other = run.place.path("other");
+    fs::copy(fixture("mixed_redis-7.0_v10.rdb"), &other).expect("a copy");
+    fs::rename(&other, &run.log).expect("a rename");
+    run.ends_refused("does not begin with a snapshot as a log does");
+
     let run = Followed::new(&TWO);
     fs::remove_file(&run.log).expect("its end");
     sleep(100);
@@ -1961,6 +1968,28 @@ fn a_disk_that_is_too_full_for_the_checkpoint_ends_with_74() {
     assert!(run.stderr.contains("check"), "{}", run.stderr);
     let out = fs::read(place.path("part")).expect("a part");
     assert!(cmds(&TWO).starts_with(&out), "{}", lossy(&out));
+}
+
+#[test]
+fn a_snapshot_without_a_log_is_nothing_to_go_on_with() {
+    let place = Place::new();
+    let base = "appendonly.aof.1.base.rdb";
+    fs::copy(fixture("mixed_redis-7.0_v10.rdb"), place.path(base)).expect("a copy");
+    let manifest = place.text("appendonly.aof.manifest");
+    fs::write(&manifest, format!("file {base} seq 1 type b\n")).expect("a manifest");
+    let check = place.text("check");
+    for flags in [&["--follow"][..], &["--checkpoint", &check]] {
+        for input in [&place.text(base), &manifest] {
+            let run = convert(&[flags, &[input]].concat());
+            assert_eq!((run.code, run.stdout.len()), (3, 0), "{}", run.stderr);
+            assert!(
+                run.stderr.contains("nothing to go on with"),
+                "{}",
+                run.stderr
+            );
+            assert!(!place.path("check").exists());
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoding::crc64::crc64;
 use crate::error::{Error, ErrorKind, Result};
+use crate::input::directory_of;
 
 /// Most bytes that [`Head`] looks at.
 pub const HEAD_MAX: u64 = 4096;
@@ -190,10 +191,7 @@ impl Checkpoint {
         }
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
         text.push(b'\n');
-        let dir = path
-            .parent()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let dir = directory_of(path);
         let mut file = tempfile::Builder::new()
             .prefix(".redis-migration-")
             .tempfile_in(dir)

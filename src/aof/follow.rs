@@ -16,11 +16,11 @@ use std::time::Duration;
 use super::checkpoint::{HEAD_MAX, Head};
 use super::manifest::{Entry, Manifest};
 use super::read::{Event, Reader, Tail, TailKind, Until};
-use super::set::{directory_of, is_gone, open_part, preface};
+use super::set::{is_gone, open_part, preface};
 use super::watch::Watch;
 use crate::cursor::At;
 use crate::error::{Error, ErrorKind, Result};
-use crate::input::{Kind, OpenOptions, Source};
+use crate::input::{Kind, OpenOptions, Source, directory_of};
 use crate::rdb::scan::{Along, Scanner};
 
 /// A server's writes are looked for this often where nothing tells of them.

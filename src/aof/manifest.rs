@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cursor::At;
 use crate::error::{Error, ErrorKind, Result, show_key};
+use crate::input::directory_of;
 
 /// Bytes of a line, with its LF. Servers read lines into a buffer of this size.
 const LINE: usize = 1024;
@@ -269,13 +270,6 @@ impl Manifest {
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.base.iter().chain(&self.incr).chain(&self.history)
     }
-}
-
-/// The directory in which a path stands.
-fn directory_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 /// All names of a directory, sorted.

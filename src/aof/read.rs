@@ -220,11 +220,6 @@ impl Reader {
         }
     }
 
-    /// Whether everything that was read was also given.
-    pub fn is_between_units(&self) -> bool {
-        self.multi.is_none() && self.giant.is_none() && self.from == self.filled
-    }
-
     /// Offset of the next byte that will be read: a file that is shorter was cut.
     pub fn read_to(&self) -> u64 {
         self.next_read

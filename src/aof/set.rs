@@ -11,7 +11,7 @@ use super::checkpoint::{LogPlace, unescape};
 use super::manifest::{Entry, Manifest};
 use crate::cursor::Cursor;
 use crate::error::{Error, ErrorKind, Result};
-use crate::input::{Kind, OpenOptions, Source};
+use crate::input::{Kind, OpenOptions, Source, directory_of};
 use crate::rdb::scan::{Along, Scanner};
 use crate::rdb::{Format, Reader, Record, plain_text};
 
@@ -22,6 +22,15 @@ pub struct Piece {
     pub source: Source,
     /// Its place.
     pub role: Role,
+}
+
+impl Piece {
+    /// What a snapshot says of the whole; nothing where it is no snapshot or cannot be read.
+    pub fn preface(&self) -> Preface {
+        self.source
+            .snapshot(true)
+            .map_or_else(|_| Preface::default(), |input| preface(&input.data))
+    }
 }
 
 /// What a file is to the log that it belongs to.
@@ -113,13 +122,6 @@ impl Set {
             foreign,
         })
     }
-}
-
-/// The directory in which a file is.
-pub fn directory_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 /// Opens a file that a manifest lists.

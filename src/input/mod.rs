@@ -240,6 +240,13 @@ pub fn name_of(path: &Path) -> String {
     }
 }
 
+/// The directory in which a path stands.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
 fn rewind(mut file: &File) -> io::Result<()> {
     file.seek(io::SeekFrom::Start(0)).map(drop)
 }

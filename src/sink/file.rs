@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Sink;
 use crate::error::{Error, Result};
+use crate::input::directory_of;
 use crate::resp::write::Block;
 
 /// Writes to a file, a pipe or a terminal.
@@ -207,12 +208,8 @@ impl FileSink {
         let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&partial, &target).map_err(failed)?;
-        let parent = target
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
         // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(parent) {
+        if let Ok(dir) = File::open(directory_of(&target)) {
             let _ = dir.sync_all();
         }
         Ok(())

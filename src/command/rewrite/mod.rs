@@ -488,7 +488,7 @@ impl<'s> Rewriter<'s> {
             return reject(format!("{}: {why}", spec.name.replace('|', " ")));
         }
         if seen.count == 0 {
-            return self.keyless(spec, command, db);
+            return self.keyless(spec, db);
         }
         if seen.chosen == 0 {
             return What::Drop.into();
@@ -543,7 +543,7 @@ impl<'s> Rewriter<'s> {
     }
 
     /// Commands that could have keys and have none, or are about something else.
-    fn keyless<'a>(&self, spec: &Spec, command: &Command<'a>, db: u64) -> Decision<'a> {
+    fn keyless<'a>(&self, spec: &Spec, db: u64) -> Decision<'a> {
         if !is_script(spec.name) {
             // Whatever it is, it changes no key.
             return if spec.write {
@@ -569,7 +569,6 @@ impl<'s> Rewriter<'s> {
         if !settings.filter.chooses_db(db) {
             return What::Drop.into();
         }
-        let _ = command;
         Decision {
             limit: Some(Limit::Verbatim),
             ..What::AsIs.into()

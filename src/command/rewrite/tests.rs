@@ -541,4 +541,37 @@ fn near_expiries_wait_for_the_end() {
         rewritten(&old, None, &["SET a v PXAT 5000"])[2],
         format!("EVAL {EXPIRE_IF} 1 a 5000")
     );
+
+    let proxy = Settings {
+        target: Target {
+            dialect: Dialect::Twemproxy,
+            version: None,
+        },
+        ..old
+    };
+    let all = rewritten(
+        &proxy,
+        None,
+        &["SET a v PXAT 5000", "HPEXPIREAT h 5000 FIELDS 1 f"],
+    );
+    assert_eq!(
+        all[3..],
+        [
+            format!("EVAL {EXPIRE_IF} 1 a 5000"),
+            format!("EVAL {RUN_KEY_FIRST} 1 h HPEXPIREAT 5000 XX FIELDS 1 f"),
+        ]
+    );
+}
+
+#[test]
+fn a_command_that_is_too_short_never_passes_unseen() {
+    for settings in [Settings::default(), target(Dialect::Redis, "7.0")] {
+        each(
+            &settings,
+            &[
+                ("RPUSH k", "!RPUSH: it has too few arguments"),
+                ("ZADD k 1", "!ZADD: it has too few arguments"),
+            ],
+        );
+    }
 }
