@@ -577,10 +577,10 @@ impl<'a> Job<'a> {
         }
         let (what, more) = match tail.kind {
             TailKind::Clean => return Ok(()),
-            TailKind::Command => ("a command", String::new()),
+            TailKind::Command => ("a command", " that is not whole".to_owned()),
             TailKind::Transaction { commands } => (
                 "a transaction without its EXEC",
-                format!(" ({} commands)", HumanCount(commands)),
+                format!(" ({} whole commands in it)", HumanCount(commands)),
             ),
         };
         if self.args.logs.strict {
@@ -592,7 +592,7 @@ impl<'a> Job<'a> {
         }
         let name = &self.inputs.last().expect("it was begun").name;
         let text = format!(
-            "{name}: the last {} bytes, from byte {:#x} on, are {what} that is not whole{more}",
+            "{name}: the last {} bytes, from byte {:#x} on, are {what}{more}",
             HumanCount(tail.len - tail.whole),
             tail.whole
         );

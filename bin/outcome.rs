@@ -93,7 +93,7 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "is it the right file? A snapshot begins with REDIS or VALKEY, an append-only file with * or #"
         }
         ErrorKind::BadLog { .. } => {
-            "what stands before was written. If nothing of use stands behind, cut a copy of the file there; servers do so with redis-check-aof --fix"
+            "if nothing of use stands behind it, shorten a copy of the file to what a repair would keep; redis-check-aof --fix does so"
         }
         ErrorKind::TornLog { .. } => "was it copied while it was written? Fetch it again",
         ErrorKind::Command { .. } => {

@@ -235,7 +235,7 @@ pub enum ErrorKind {
         keeps: u64,
     },
     /// A command of a log that cannot be written for the destination.
-    #[error("{command} cannot be written: {why}")]
+    #[error("{command} cannot be written")]
     Command {
         /// Its name.
         command: String,
@@ -411,6 +411,9 @@ impl Error {
             }
             ErrorKind::TornLog { keeps, .. } => {
                 let _ = write!(text, "; a repair would keep the first {keeps} bytes");
+            }
+            ErrorKind::Command { why, .. } => {
+                let _ = write!(text, ": {why}");
             }
             _ => {}
         }

@@ -7,7 +7,6 @@ use std::thread::{Scope, ScopedJoinHandle};
 use super::read::{Event, Reader, Tail, inside};
 use crate::command::encode::{OnError, Settings};
 use crate::command::rewrite::Rewriter;
-use crate::cursor::At;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
@@ -241,8 +240,9 @@ impl<'s> Conversion<'s> {
                 db = decision.selects().unwrap_or(db);
                 match decision.refusal() {
                     Some(why) if decision.is_of_other_db() => {
-                        let what = format!("the log holds keys of database {db}, and {why}");
-                        Err(Error::new(ErrorKind::Databases(what), At::file(offset)))
+                        Err(Error::plain(ErrorKind::Databases(format!(
+                            "the log holds keys of database {db}, the first at byte {offset:#x}, and {why}"
+                        ))))
                     }
                     _ => Ok(()),
                 }
