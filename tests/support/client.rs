@@ -51,6 +51,13 @@ impl Client {
         self.read_reply()
     }
 
+    /// Sends one command and waits for nothing.
+    pub(crate) fn send(&mut self, args: &[&[u8]]) {
+        let mut out = Vec::new();
+        super::resp::append_command(&mut out, args);
+        self.stream.write_all(&out).expect("room in the socket");
+    }
+
     /// Sends one command; an error reply fails the test.
     pub(crate) fn call(&mut self, args: &[&[u8]]) -> Reply {
         let name = String::from_utf8_lossy(&args.join(&b' '))
