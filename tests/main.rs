@@ -12,6 +12,7 @@ mod expiring;
 mod follow;
 mod harness;
 mod manifest;
+mod replay;
 mod rewriting;
 mod selecting;
 mod support;

@@ -23,10 +23,9 @@ pub(crate) struct Client {
 
 /// `call!(client, "GET", key)`: arguments of any type that is bytes.
 macro_rules! call {
-    ($client:expr, $($arg:expr),+ $(,)?) => {{
-        let args: &[&[u8]] = &[$(AsRef::<[u8]>::as_ref(&$arg)),+];
-        $client.call(args)
-    }};
+    ($client:expr, $($arg:expr),+ $(,)?) => {
+        $client.call(&[$(AsRef::<[u8]>::as_ref(&$arg)),+])
+    };
 }
 pub(crate) use call;
 

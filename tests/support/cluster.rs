@@ -22,8 +22,8 @@ impl Cluster {
         Cluster::with_replicas(name, masters, 0)
     }
 
-    /// As [`Cluster::start`], with so many replicas for each master. They stand behind the masters in [`Cluster::node`]:
-    /// first one for each master, then the second ones.
+    /// As [`Cluster::start`], with so many replicas for each master. They stand behind the masters in
+    /// [`Cluster::ports`]: first one for each master, then the second ones.
     pub(crate) fn with_replicas(name: &str, masters: usize, replicas: usize) -> Cluster {
         let has_bus_port = !(name.starts_with("redis-5") || name.starts_with("redis-6"));
         let mut buses = Vec::new();
@@ -104,11 +104,6 @@ impl Cluster {
                 so(&call!(node.client(), "CLUSTER", "INFO").text())
             });
         }
-    }
-
-    /// A node: masters first.
-    pub(crate) fn node(&self, i: usize) -> &Server {
-        &self.nodes[i]
     }
 
     /// A connection to a node.

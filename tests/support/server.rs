@@ -49,6 +49,13 @@ impl Server {
         Server::prepared(name, options, |_| {})
     }
 
+    /// Starts a server that loads a snapshot, as its own or an older one's, by its own loader.
+    pub(crate) fn on_snapshot(name: &str, snapshot: &Path) -> Server {
+        Server::prepared(name, &[], |dir| {
+            std::fs::copy(snapshot, dir.join("dump.rdb")).expect("a copy of the snapshot");
+        })
+    }
+
     /// Starts a server that loads a log, a file or a directory of several, and goes on with it.
     pub(crate) fn on_log(name: &str, log: &Path, options: &[&str]) -> Server {
         let file_name = if log.is_dir() {
