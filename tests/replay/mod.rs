@@ -83,6 +83,21 @@ impl Sample {
     fn data(&self) -> DataSet {
         DataSet::read(&mut self.server.client()).without_minus_zero()
     }
+
+    /// The same file as a server of this name holds it: each kind has digests of its own.
+    fn held_by(&self, name: &str) -> Sample {
+        let server = if self.path.extension().is_some_and(|ext| ext == "rdb") {
+            Server::on_snapshot(name, &self.path)
+        } else {
+            Server::on_log(name, &self.path, &[])
+        };
+        Sample {
+            digest: digest(&[&server]),
+            server,
+            _dir: None,
+            path: self.path.clone(),
+        }
+    }
 }
 
 /// A snapshot of some ten thousand small keys of all types and a few large ones, in database 0. Tests that run at the
