@@ -29,6 +29,7 @@ Exit codes:
   1    finished, but something was rejected, or a log ended within a command
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
+  4    destination not reachable, or it refused the login
   5    stopped by policy: output exists, destination not fit for a command or the dialect, a log that is not the
        one of the checkpoint
   74   a local file could not be read or written

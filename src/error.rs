@@ -302,6 +302,22 @@ pub enum ErrorKind {
         /// What is wrong with it.
         why: String,
     },
+    /// A server that cannot be reached or does not answer as one.
+    #[error("{server}: {why}")]
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// What happened, and what can be done about it.
+        why: String,
+    },
+    /// A server that refused the login.
+    #[error("{server}: {why}")]
+    Login {
+        /// Its address.
+        server: String,
+        /// What it said, and what can be done about it.
+        why: String,
+    },
 }
 
 /// Names one after the other, as many as a line of a terminal can show.
