@@ -3,4 +3,5 @@
 pub mod connection;
 pub mod endpoint;
 pub mod reply;
+pub mod slots;
 mod tls;
