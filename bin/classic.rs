@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, Command, CommandFactory};
 
 use crate::args::Cli;
+use crate::target;
 
 /// What `-h` prints among the original's words, and what the help of the program ends with.
 pub const USAGE: &str = "\
@@ -139,9 +140,11 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
                 }
             }
             None if is_flag(word) => {
+                // A password may stand in the same word: --pas=…, -a….
+                let (shown, _) = target::mask_flag(&word.to_string_lossy());
+                let name = shown.split('=').next().unwrap_or_default();
                 return Err(format!(
-                    "{} is none of the original's words, and no flag of replay; -h lists them",
-                    word.to_string_lossy()
+                    "{name} is none of the original's words, and no flag of replay; -h lists them"
                 ));
             }
             None if secret => {
@@ -371,6 +374,11 @@ mod tests {
         ] {
             let said = wrong(line);
             assert!(said.contains(word), "{line}: {said}");
+        }
+        for word in ["-ahunter2", "--pas=hunter2", "-dauth=hunter2"] {
+            let said = wrong(&format!("-dip h -dport 1 -rdb f {word}"));
+            assert!(!said.contains("hunter2"), "{said}");
+            assert!(said.starts_with(&word[..2]), "{said}");
         }
         let said = wrong("-dip h -dport 1 -dauth one hunter2 -rdb f");
         assert!(

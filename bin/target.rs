@@ -193,7 +193,7 @@ pub fn masked(words: &[OsString]) -> (Vec<String>, bool) {
 const HIDDEN: &str = "***";
 
 /// What a word is to the one before it.
-enum Holds {
+pub enum Holds {
     /// Nothing: it stands for itself.
     Flag,
     /// The value of a flag.
@@ -206,8 +206,8 @@ enum Holds {
     Inputs,
 }
 
-/// A word that may be a flag, with a value in the same word or in the next.
-fn mask_flag(text: &str) -> (String, Holds) {
+/// A word that may be a flag, with a value in the same word or in the next: as it may be shown, and what comes next.
+pub fn mask_flag(text: &str) -> (String, Holds) {
     let same = |holds| (text.to_owned(), holds);
     match text {
         "--" => return same(Holds::Inputs),
