@@ -16,3 +16,4 @@ mod rewriting;
 mod selecting;
 mod support;
 mod torn;
+mod usage;
