@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use redis_migration::command::encode::{Mode, OnError, OnExist, Settings};
 use redis_migration::command::rewrite::LogRules;
 use redis_migration::command::target::{Dialect, Target, Version};
@@ -10,14 +10,24 @@ use redis_migration::filter::{Filter, patterns};
 use redis_migration::pipeline::Checksum;
 use redis_migration::transform::Transform;
 
-use crate::values::{Bytes, DbPair, Limit, LogTime, Millis, Moment, PrefixPair, Sizes, Ttls};
+use crate::values::{
+    ByteRate, Bytes, DbPair, HostPort, KeyRate, Limit, LogTime, Millis, Moment, Password,
+    PrefixPair, Sizes, Ttls,
+};
 
 /// Moves Redis data that is in files.
 ///
 /// Reads snapshots (dump.rdb) and append-only files of every Redis up to 8.10 and Valkey up to 9.1 and writes them as
-/// RESP commands, for redis-cli --pipe, for nc, or for later. Results go to stdout, everything else to stderr.
+/// RESP commands, for redis-cli --pipe, for nc, or for later, or sends them straight to a server, a Cluster or a
+/// twemproxy. Results go to stdout, everything else to stderr.
 #[derive(Debug, Parser)]
-#[command(name = "redis-migration", version, max_term_width = 110, after_long_help = EXITS)]
+#[command(
+    name = "redis-migration",
+    version,
+    max_term_width = 110,
+    after_help = crate::classic::USAGE,
+    after_long_help = format!("{}\n\n{EXITS}", crate::classic::USAGE)
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -29,8 +39,9 @@ Exit codes:
   1    finished, but something was rejected, or a log ended within a command
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
-  5    stopped by policy: output exists, destination not fit for a command or the dialect, a log that is not the
-       one of the checkpoint
+  4    destination not reachable, or it refused the login
+  5    stopped by policy: output or a key exists, destination not fit for a command or the dialect, a log that is
+       not the one of the checkpoint
   74   a local file could not be read or written
   75   --lock FILE is held by another run
   130  interrupted by SIGINT; 143 by SIGTERM
@@ -45,6 +56,14 @@ pub enum Command {
     /// of threads. The commands of a log pass as they stand, or in words that the destination understands.
     #[command(after_long_help = EXAMPLES)]
     Convert(Box<ConvertArgs>),
+    /// Send snapshots and append-only files to a Redis, a Valkey, a Cluster or a twemproxy
+    ///
+    /// What convert would write goes straight to the destination, and every answer is read: a run that ends with exit
+    /// code 0 has seen each of them. Where it breaks off, it says what the destination holds and how to go on.
+    ///
+    /// The destination is named as redis-cli names it, so that -h is the host; at the end of the line it is help.
+    #[command(after_help = "-h at the end of the line prints this, --help more.", after_long_help = REPLAY_EXAMPLES)]
+    Replay(Box<ReplayArgs>),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -69,6 +88,16 @@ Examples:
 
 Exit codes are listed by redis-migration --help.";
 
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  redis-migration replay dump.rdb -h 127.0.0.1 -p 22121
+  redis-migration replay appendonlydir -u rediss://app@cache.example:6380 --askpass
+  redis-migration replay dump.rdb appendonly.aof --on-exist replace --checkpoint load.ckpt
+  redis-migration replay appendonly.aof --follow --checkpoint delta.ckpt -u redis://127.0.0.1:6379
+  redis-migration replay dump.rdb -h 127.0.0.1 --dry-run
+
+Exit codes are listed by redis-migration --help.";
+
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
     #[command(flatten)]
@@ -78,7 +107,11 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
+    pub failures: FailureArgs,
+    #[command(flatten)]
     pub form: FormArgs,
+    #[command(flatten)]
+    pub batches: BatchArgs,
     #[command(flatten)]
     pub filter: FilterArgs,
     #[command(flatten)]
@@ -86,6 +119,62 @@ pub struct ConvertArgs {
     #[command(flatten)]
     pub manners: MannersArgs,
 }
+
+// -h is the host, as with redis-cli; main.rs sees to a bare one at the end. What the shared flags say of outputs that
+// are files is said anew.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    mut_arg("checksum", |arg| arg.long_help(REPLAY_CHECKSUM)),
+    mut_arg("follow", |arg| arg.help(REPLAY_FOLLOW).long_help(format!("{REPLAY_FOLLOW}\n\n{REPLAY_FOLLOW_MORE}"))),
+    mut_arg("checkpoint", |arg| {
+        arg.help(REPLAY_CHECKPOINT).long_help(format!("{REPLAY_CHECKPOINT}\n\n{REPLAY_CHECKPOINT_MORE}"))
+    }),
+)]
+pub struct ReplayArgs {
+    #[command(flatten)]
+    pub input: InputArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub logs: LogArgs,
+    #[command(flatten)]
+    pub failures: FailureArgs,
+    #[command(flatten)]
+    pub batches: BatchArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    pub transform: TransformArgs,
+    #[command(flatten)]
+    pub manners: MannersArgs,
+    /// The command line was the original's: five connections, a twemproxy unless the destination proves to be a
+    /// plain server, and the original's lines of progress.
+    #[arg(long, hide = true)]
+    pub classic: bool,
+    /// Print help; a bare -h at the end prints a shorter one
+    #[arg(long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+const REPLAY_CHECKSUM: &str = "\
+When to hold the checksum against the file
+
+first: before the first byte is sent. along: while reading, so that a mismatch is found when the destination holds the \
+keys already. off: never. The default is first. A file without a checksum is walked from end to end in its place.";
+
+const REPLAY_FOLLOW: &str =
+    "Go on when the end is reached: send what its server appends, until interrupted";
+
+const REPLAY_FOLLOW_MORE: &str = "\
+Like tail -F, and it knows the format: nothing but whole commands and whole transactions, each within a tenth of a \
+second; rewrites and new incremental files are followed without repeating anything. The input may appear later.";
+
+const REPLAY_CHECKPOINT: &str = "Remember in FILE what the destination has acknowledged; the same command started again goes on there";
+
+const REPLAY_CHECKPOINT_MORE: &str = "\
+It is written as the answers come in, so that no command is lost, and none is sent twice that must not be. A log or \
+a snapshot that is not the same any more ends the run with exit code 5.";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]
@@ -181,6 +270,12 @@ pub struct OutputArgs {
     /// Replace FILE if it exists
     #[arg(long)]
     pub force: bool,
+}
+
+/// What convert and replay do about keys and commands that fail.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Failures")]
+pub struct FailureArgs {
     /// What to do about a key that cannot be read, or a command of a log that cannot be written: stop there, or leave
     /// it out and count it
     ///
@@ -224,6 +319,12 @@ pub struct FormArgs {
     /// known to be empty; the output is smaller. fail: with --mode restore, so that the server refuses.
     #[arg(long, value_enum, default_value = "replace", value_name = "WHAT")]
     pub on_exist: OnExistArg,
+}
+
+/// What convert and replay have in common in the form of commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Form of the commands")]
+pub struct BatchArgs {
     /// Most elements of a command; default: 500, for twemproxy 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=500_000))]
     pub batch_elements: Option<u64>,
@@ -233,6 +334,176 @@ pub struct FormArgs {
     /// Leave out function libraries and cached scripts
     #[arg(long)]
     pub no_functions: bool,
+}
+
+/// Where commands are sent, in redis-cli's own names, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Destination")]
+pub struct TargetArgs {
+    /// Name or address of the server or proxy; default: 127.0.0.1
+    #[arg(short = 'h', value_name = "HOST", conflicts_with = "socket")]
+    pub host: Option<String>,
+    /// Its port; default: 6379
+    #[arg(short = 'p', value_name = "PORT", conflicts_with = "socket", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Its Unix socket, instead of host and port
+    #[arg(short = 's', value_name = "SOCKET", conflicts_with_all = ["uri", "tls"])]
+    pub socket: Option<PathBuf>,
+    /// All of it as a URI: redis://, rediss:// or unix://
+    ///
+    /// redis://USER:PASSWORD@HOST:PORT, rediss:// with TLS, unix://PATH. The flags beside it win over its parts. It
+    /// names no database: keys go to the database they were in, or to the one that --db-map says.
+    #[arg(short = 'u', value_name = "URI")]
+    pub uri: Option<String>,
+    /// The password
+    ///
+    /// Everyone on this machine can read it in the list of processes, and the shell may keep it. REDISCLI_AUTH,
+    /// --password-file and --askpass keep it to themselves. Messages never show it.
+    #[arg(
+        short = 'a',
+        long = "pass",
+        value_name = "PASSWORD",
+        allow_hyphen_values = true
+    )]
+    pub pass: Option<Password>,
+    /// The user to log in as, where the server has users (ACL)
+    ///
+    /// Without it the password is that of the default user, which is all that servers before 6.0 and twemproxy know.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Ask for the password on the terminal
+    #[arg(long, conflicts_with_all = ["pass", "password_file"])]
+    pub askpass: bool,
+    /// Read the password from the first line of FILE
+    ///
+    /// The end of the line is not part of it; every other byte is.
+    #[arg(long, value_name = "FILE", conflicts_with = "pass")]
+    pub password_file: Option<PathBuf>,
+    /// Connect with TLS
+    #[arg(long)]
+    pub tls: bool,
+    /// Trust the certificates in FILE (PEM) instead of those of the system
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub cacert: Option<PathBuf>,
+    /// Our own certificate (PEM), for servers that ask for one
+    #[arg(
+        long,
+        visible_alias = "cert",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of --tls-cert (PEM); default: in the same file
+    ///
+    /// redis-cli calls it --key, which chooses keys here.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// The name to ask for in the TLS handshake, and to find in the certificate; default: the host
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
+    /// Take any certificate
+    ///
+    /// The connection is still encrypted, but to whom is not known: whoever stands between can read the password and
+    /// every key.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Connections to the destination, to each master of a Cluster; default: 2
+    ///
+    /// A key always goes by the same one, so that its commands keep their order. More than a few help only where
+    /// round trips are long.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub connections: Option<u16>,
+    /// Most commands that wait for their answer on one connection; default: 512, Cluster 256, twemproxy 128
+    ///
+    /// A twemproxy takes memory for each, at least 16 KiB, and gives none back: for it all connections together have
+    /// 1024 at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub pipeline: Option<u32>,
+    /// Send no more keys a second than this; default: no limit
+    ///
+    /// For destinations that serve others meanwhile. A command of a log counts as a key.
+    #[arg(long, value_name = "KEYS/s")]
+    pub rate: Option<KeyRate>,
+    /// Send no more bytes a second than this, for example 20mb/s; default: no limit
+    #[arg(long, value_name = "SIZE/s")]
+    pub rate_bytes: Option<ByteRate>,
+    /// How long connecting and the greeting may take
+    ///
+    /// When it passes the run ends with exit code 4, unless the destination answered before: then --retry-for counts.
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = some_time)]
+    pub timeout: Millis,
+    /// How long to try again where the destination is away, loading or out of memory
+    ///
+    /// Counted from its last answer; between tries the pauses grow to 5 s. Only what may be sent twice without
+    /// changing anything, or what the destination itself guards against it, is sent again. 0 gives up at once.
+    #[arg(long, visible_alias = "retry", value_name = "DUR", default_value = "60s", value_parser = no_less_than_nothing)]
+    pub retry_for: Millis,
+    /// The timeout of twemproxy's configuration, after which it drops what it waits for
+    ///
+    /// Less is sent at once where answers take a quarter of it, so that no command is dropped for those before it.
+    #[arg(long, value_name = "DUR", default_value = "400ms", value_parser = some_time)]
+    pub proxy_timeout: Millis,
+    /// Where twemproxy's statistics are, usually at port 22222
+    ///
+    /// They tell, before the first key is sent, of settings under which commands change places or servers are left
+    /// out, and at the end of what the proxy lost.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub proxy_stats: Option<HostPort>,
+    /// Send again what may have been done already, where nothing guards against doing it twice
+    ///
+    /// After a connection breaks nobody knows whether the last commands were carried out. Where neither the command
+    /// nor the destination makes a second time harmless, the run stops; with this flag it goes on, and the keys that
+    /// may be doubled are listed.
+    #[arg(long)]
+    pub at_least_once: bool,
+    /// Look at the inputs and the destination, say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Values from this size on go in pieces, not as one RESTORE
+    ///
+    /// A server does nothing else while it takes a value in. In pieces it serves others in between, but for that time
+    /// they can see the key half filled.
+    #[arg(long, value_name = "SIZE", default_value = "64mb")]
+    pub big_key: Bytes,
+    /// What the destination is; default: it is asked
+    ///
+    /// redis: SELECT between databases. cluster: database 0 only, each key to the master of its slot. twemproxy:
+    /// database 0 only, and only what nutcracker forwards.
+    #[arg(long, visible_alias = "target", value_enum, value_name = "WHAT")]
+    pub dialect: Option<DialectArg>,
+    /// Version of the destination: X.Y, or valkey-X.Y; default: it is asked
+    ///
+    /// Decides which forms are used. For proxies that hide it; of servers behind one, give the oldest.
+    #[arg(long, value_name = "VERSION")]
+    pub target_version: Option<Version>,
+    /// The form of values
+    ///
+    /// commands: SET, RPUSH, HSET …, and RESTORE only for values that have no commands, such as those of modules.
+    /// restore: RESTORE for every key, which also carries idle times, frequencies and every detail of a stream,
+    /// but needs a server that knows the encoding. auto: strings by SET, the rest by RESTORE where the destination
+    /// takes it, else by commands.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub mode: ModeArg,
+    /// Keys that the destination holds already; default: fail
+    ///
+    /// fail: the first one ends the run with exit code 5, before anything of it is changed. skip: they stay as they
+    /// are. replace: they are replaced. merge: they are added to, without a look; for destinations known to be empty.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_exist: Option<PresentArg>,
+}
+
+fn some_time(text: &str) -> Result<Millis, String> {
+    match text.parse()? {
+        Millis(ms) if ms > 0 => Ok(Millis(ms)),
+        _ => Err("more than nothing is needed, for example 5s".to_owned()),
+    }
+}
+
+fn no_less_than_nothing(text: &str) -> Result<Millis, String> {
+    match text.parse()? {
+        Millis(ms) if ms >= 0 => Ok(Millis(ms)),
+        _ => Err("a time cannot be less than nothing".to_owned()),
+    }
 }
 
 fn batch_bytes(text: &str) -> Result<Bytes, String> {
@@ -357,6 +628,17 @@ choice!(DialectArg {
 choice!(OnExistArg {
     Replace => OnExist::Replace, Merge => OnExist::Merge, Fail => OnExist::Fail
 } -> OnExist);
+choice!(
+    /// As [`OnExistArg`], of a destination that can be asked.
+    PresentArg {
+        Fail => OnExist::Fail,
+        // Whoever sends the keys leaves those out that are there. Should one appear in between, RESTORE without
+        // REPLACE is refused and changes nothing, which is what was asked for.
+        Skip => OnExist::Fail,
+        Replace => OnExist::Replace,
+        Merge => OnExist::Merge,
+    } -> OnExist
+);
 choice!(UnknownArg { Stop => false, Pass => true } -> bool);
 choice!(ExpiredArg { Skip => false, Keep => true } -> bool);
 
@@ -375,77 +657,135 @@ pub enum LogFormat {
 impl ConvertArgs {
     /// The library's settings. Errors are usage errors.
     pub fn settings(&self, now_ms: i64) -> Result<Settings, String> {
-        let (filter, transform, form) = (&self.filter, &self.transform, &self.form);
-        let dialect: Dialect = form.dialect.into();
-        let (elements, bytes) = match dialect {
-            Dialect::Redis | Dialect::Cluster => (500, 256 << 10),
-            Dialect::Twemproxy => (100, 64 << 10),
-        };
+        let form = &self.form;
         if form.on_exist == OnExistArg::Fail && form.mode != ModeArg::Restore {
             return Err(
                 "--on-exist fail needs --mode restore: plain commands cannot refuse a key"
                     .to_owned(),
             );
         }
-        let lower = |list: &[String]| {
-            list.iter()
-                .map(|t| t.to_ascii_lowercase())
-                .collect::<Vec<_>>()
+        let target = Target {
+            dialect: form.dialect.into(),
+            version: form.target_version,
         };
-        let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
-        let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
-        let now_ms = filter.now.map_or(now_ms, |m| m.0);
         Ok(Settings {
-            filter: Filter {
-                dbs: if filter.db.is_empty() {
-                    None
-                } else {
-                    Some(filter.db.clone())
-                },
-                not_dbs: filter.not_db.clone(),
-                keys: patterns(&filter.key, &filter.key_regex).map_err(wrong("--key-regex"))?,
-                not_keys: patterns(&filter.not_key, &filter.not_key_regex)
-                    .map_err(wrong("--not-key-regex"))?,
-                types: some(lower(&filter.types)),
-                not_types: lower(&filter.not_types),
-                size: filter.size.map(|Sizes(from, to)| (from, to)),
-                ttl: filter.ttl.map(|t| t.0),
-                keep_expired: filter.expired.into(),
-                now_ms,
-            },
-            transform: Transform {
-                db_map: transform
-                    .db_map
-                    .iter()
-                    .map(|DbPair(from, to)| (*from, *to))
-                    .collect(),
-                rename_prefix: transform
-                    .rename_prefix
-                    .iter()
-                    .map(|PrefixPair(from, to)| {
-                        (from.clone().into_bytes(), to.clone().into_bytes())
-                    })
-                    .collect(),
-                add_prefix: transform.add_prefix.clone().into_bytes(),
-                no_ttl: transform.no_ttl,
-                ttl_shift_ms: transform.ttl_shift.map_or(0, |m| m.0),
-                hold_until_ms: None,
-            },
-            target: Target {
-                dialect,
-                version: form.target_version,
-            },
             mode: form.mode.into(),
             on_exist: form.on_exist.into(),
-            on_error: self.output.on_error.into(),
-            batch_elements: form.batch_elements.unwrap_or(elements),
-            batch_bytes: form.batch_bytes.map_or(bytes, |b| b.0 as usize),
-            no_functions: form.no_functions,
-            log: LogRules {
-                pass_unknown: self.logs.unknown_commands.into(),
-            },
+            ..settings(
+                &self.filter,
+                &self.transform,
+                &self.batches,
+                &self.failures,
+                &self.logs,
+                target,
+                now_ms,
+            )?
         })
     }
+}
+
+impl ReplayArgs {
+    /// The library's settings, for a destination that is known by now: what it was found to be, or what --dialect and
+    /// --target-version say it is. Errors are usage errors.
+    pub fn settings(
+        &self,
+        now_ms: i64,
+        dialect: Dialect,
+        version: Option<Version>,
+    ) -> Result<Settings, String> {
+        Ok(Settings {
+            mode: self.target.mode.into(),
+            on_exist: self.on_exist().into(),
+            ..settings(
+                &self.filter,
+                &self.transform,
+                &self.batches,
+                &self.failures,
+                &self.logs,
+                Target { dialect, version },
+                now_ms,
+            )?
+        })
+    }
+
+    /// What was said about keys that are there, or what holds when nothing was.
+    pub fn on_exist(&self) -> PresentArg {
+        self.target.on_exist.unwrap_or(PresentArg::Fail)
+    }
+
+    /// How many connections were asked for; the original opens 5 unless told otherwise.
+    pub fn connections(&self) -> Option<u16> {
+        const ORIGINAL: u16 = 5;
+        self.target.connections.or(self.classic.then_some(ORIGINAL))
+    }
+}
+
+/// What the settings of all subcommands have in common. Mode and existing keys are the caller's to set.
+fn settings(
+    filter: &FilterArgs,
+    transform: &TransformArgs,
+    batches: &BatchArgs,
+    failures: &FailureArgs,
+    logs: &LogArgs,
+    target: Target,
+    now_ms: i64,
+) -> Result<Settings, String> {
+    let (elements, bytes) = match target.dialect {
+        Dialect::Redis | Dialect::Cluster => (500, 256 << 10),
+        Dialect::Twemproxy => (100, 64 << 10),
+    };
+    let lower = |list: &[String]| {
+        list.iter()
+            .map(|t| t.to_ascii_lowercase())
+            .collect::<Vec<_>>()
+    };
+    let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
+    let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
+    let now_ms = filter.now.map_or(now_ms, |m| m.0);
+    Ok(Settings {
+        filter: Filter {
+            dbs: if filter.db.is_empty() {
+                None
+            } else {
+                Some(filter.db.clone())
+            },
+            not_dbs: filter.not_db.clone(),
+            keys: patterns(&filter.key, &filter.key_regex).map_err(wrong("--key-regex"))?,
+            not_keys: patterns(&filter.not_key, &filter.not_key_regex)
+                .map_err(wrong("--not-key-regex"))?,
+            types: some(lower(&filter.types)),
+            not_types: lower(&filter.not_types),
+            size: filter.size.map(|Sizes(from, to)| (from, to)),
+            ttl: filter.ttl.map(|t| t.0),
+            keep_expired: filter.expired.into(),
+            now_ms,
+        },
+        transform: Transform {
+            db_map: transform
+                .db_map
+                .iter()
+                .map(|DbPair(from, to)| (*from, *to))
+                .collect(),
+            rename_prefix: transform
+                .rename_prefix
+                .iter()
+                .map(|PrefixPair(from, to)| (from.clone().into_bytes(), to.clone().into_bytes()))
+                .collect(),
+            add_prefix: transform.add_prefix.clone().into_bytes(),
+            no_ttl: transform.no_ttl,
+            ttl_shift_ms: transform.ttl_shift.map_or(0, |m| m.0),
+            hold_until_ms: None,
+        },
+        target,
+        on_error: failures.on_error.into(),
+        batch_elements: batches.batch_elements.unwrap_or(elements),
+        batch_bytes: batches.batch_bytes.map_or(bytes, |b| b.0 as usize),
+        no_functions: batches.no_functions,
+        log: LogRules {
+            pass_unknown: logs.unknown_commands.into(),
+        },
+        ..Settings::default()
+    })
 }
 
 #[cfg(test)]
@@ -456,5 +796,66 @@ mod tests {
     #[test]
     fn the_parser_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    fn replay(flags: &[&str]) -> ReplayArgs {
+        let words = [&["redis-migration", "replay", "dump.rdb"], flags].concat();
+        match Cli::try_parse_from(words).expect("flags").command {
+            Command::Replay(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn replay_refuses_keys_that_are_there_and_prefers_restore_unless_told_otherwise() {
+        let args = replay(&[]);
+        assert_eq!(args.on_exist(), PresentArg::Fail);
+        assert_eq!(args.connections(), None);
+        let settings = args.settings(7, Dialect::Cluster, None).expect("settings");
+        assert_eq!(
+            (settings.mode, settings.on_exist),
+            (Mode::Auto, OnExist::Fail)
+        );
+        assert_eq!(settings.target.dialect, Dialect::Cluster);
+        assert_eq!((settings.batch_elements, settings.filter.now_ms), (500, 7));
+
+        let args = replay(&[
+            "--on-exist",
+            "merge",
+            "--mode",
+            "commands",
+            "--db-map",
+            "1=0",
+            "--no-functions",
+            "--on-error",
+            "continue",
+            "--unknown-commands",
+            "pass",
+        ]);
+        let version: Version = "6.2".parse().expect("a version");
+        let settings = args
+            .settings(7, Dialect::Twemproxy, Some(version))
+            .expect("settings");
+        assert_eq!(
+            (settings.mode, settings.on_exist),
+            (Mode::Commands, OnExist::Merge)
+        );
+        assert_eq!(settings.target.version, Some(version));
+        assert_eq!(
+            (settings.batch_elements, settings.batch_bytes),
+            (100, 64 << 10)
+        );
+        assert_eq!(settings.transform.db_map.get(&1), Some(&0));
+        assert_eq!(settings.on_error, OnError::Continue);
+        assert!(settings.no_functions && settings.log.pass_unknown);
+    }
+
+    #[test]
+    fn the_original_opens_five_connections_unless_told_otherwise() {
+        assert_eq!(replay(&["--classic"]).connections(), Some(5));
+        assert_eq!(
+            replay(&["--classic", "--connections", "9"]).connections(),
+            Some(9)
+        );
     }
 }

@@ -22,6 +22,7 @@ use crate::args::{ChecksumArg, ConvertArgs, SummaryArg};
 use crate::job::{Ended, Inputs, Job};
 use crate::outcome::{self, Exit};
 use crate::report::{Log, Shown};
+use crate::target;
 
 /// After a signal the run gets this long to end by itself: it may be waiting in a read or a write.
 const GRACE: Duration = Duration::from_secs(2);
@@ -185,7 +186,7 @@ fn not_opened(
         log.failure(&format!("{name}: interrupted; nothing was written"));
         return Exit::Signal(signal);
     }
-    let next = outcome::next_step(error, args.output.on_error.into())
+    let next = outcome::next_step(error, args.failures.on_error.into())
         .map_or(String::new(), |n| format!(" Next: {n}."));
     // Errors of the system name the file themselves.
     let name = match error.kind() {
@@ -248,7 +249,7 @@ fn ending(
             }
             _ => {
                 exit = Exit::of(&error);
-                let next = outcome::next_step(&error, args.output.on_error.into())
+                let next = outcome::next_step(&error, args.failures.on_error.into())
                     .map_or(String::new(), |n| format!(" Next: {n}."));
                 // Errors of the system name the file themselves; it may be the output.
                 let name = match error.kind() {
@@ -266,7 +267,7 @@ fn ending(
     match rejected {
         Ok(0) => {}
         Ok(n) => {
-            let list = match &args.output.rejects {
+            let list = match &args.failures.rejects {
                 Some(path) => format!("listed in {}", path.display()),
                 None => "--rejects FILE lists them".to_owned(),
             };
@@ -300,20 +301,27 @@ fn ending(
     exit
 }
 
-/// What was started, to be started again; words are quoted where a shell would take them apart.
-fn command_line() -> String {
+/// What was started, to be started again; words are quoted where a shell would take them apart, and passwords are
+/// not shown.
+pub fn command_line() -> String {
     let plain = |b: char| b.is_alphanumeric() || "-_=./:,@+%".contains(b);
-    let words: Vec<String> = std::env::args_os()
+    let given: Vec<_> = std::env::args_os().collect();
+    let (words, masked) = target::masked(&given);
+    let words: Vec<String> = words
+        .into_iter()
         .map(|word| {
-            let word = word.to_string_lossy();
             if !word.is_empty() && word.chars().all(plain) {
-                word.into_owned()
+                word
             } else {
                 format!("'{}'", word.replace('\'', "'\\''"))
             }
         })
         .collect();
-    words.join(" ")
+    let mut line = words.join(" ");
+    if masked {
+        line.push_str("\n*** stands for the password; REDISCLI_AUTH can carry it in its place");
+    }
+    line
 }
 
 /// What cannot be asked for together.
@@ -420,7 +428,7 @@ impl Rejects {
     const SHOWN: u64 = 5;
 
     fn create(args: &ConvertArgs, log: Log) -> Result<Rejects, String> {
-        let path = args.output.rejects.as_deref();
+        let path = args.failures.rejects.as_deref();
         let name = path.map_or(String::new(), |p| p.display().to_string());
         let failed = |e: &dyn std::fmt::Display| format!("{name}: {e}");
         let mut csv = path

@@ -3,22 +3,45 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod classic;
 mod convert;
 mod job;
 mod outcome;
+mod replay;
 mod report;
+mod target;
 mod values;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
+use classic::Classic;
 use outcome::Exit;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    if classic::is_classic(&words) {
+        words = match classic::rewrite(&words) {
+            Classic::Replay(words) => words,
+            Classic::Help => return print(format!("{}\n", classic::USAGE).as_bytes()).into(),
+            Classic::Version => return print(Cli::command().render_version().as_bytes()).into(),
+            Classic::Wrong(text) => {
+                eprintln!("redis-migration: {text}");
+                return Exit::Usage.into();
+            }
+        };
+    } else if asks_replay_for_help(&words) {
+        let mut program = Cli::command();
+        program.build();
+        let replay = program.find_subcommand_mut("replay").expect("a subcommand");
+        let _ = replay.print_help();
+        return Exit::Done.into();
+    }
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, not mistakes.
@@ -33,6 +56,7 @@ fn main() -> ExitCode {
     };
     let exit = match cli.command {
         Command::Convert(args) => convert::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut script);
@@ -41,6 +65,16 @@ fn main() -> ExitCode {
         Command::Man { subcommand } => man(subcommand.as_deref()),
     };
     exit.into()
+}
+
+/// As with redis-cli: -h is the host, but where no word follows it is a question.
+fn asks_replay_for_help(words: &[OsString]) -> bool {
+    let [_, subcommand, rest @ ..] = words else {
+        return false;
+    };
+    subcommand == "replay"
+        && rest.last().is_some_and(|word| word == "-h")
+        && !rest.iter().any(|word| word == "--")
 }
 
 fn man(subcommand: Option<&str>) -> Exit {

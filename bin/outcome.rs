@@ -16,6 +16,8 @@ pub enum Exit {
     Usage,
     /// Input corrupt, truncated or of an unknown version.
     Corrupt,
+    /// The destination cannot be reached, or refused the login.
+    Unreachable,
     /// Stopped by policy.
     Policy,
     /// A local file could not be read or written.
@@ -34,6 +36,7 @@ impl Exit {
             Exit::Rejected => 1,
             Exit::Usage => 2,
             Exit::Corrupt => 3,
+            Exit::Unreachable => 4,
             Exit::Policy => 5,
             Exit::LocalFile => 74,
             Exit::Locked => 75,
@@ -45,6 +48,7 @@ impl Exit {
     pub fn of(error: &Error) -> Exit {
         match error.kind() {
             ErrorKind::Io { .. } => Exit::LocalFile,
+            ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => Exit::Unreachable,
             ErrorKind::Databases(_)
             | ErrorKind::Command { .. }
             | ErrorKind::LogGone(_)
@@ -119,6 +123,8 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             return None;
         }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
+        // Their sentences say it themselves: it depends on what the server answered.
+        ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => return None,
         ErrorKind::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => "free some space and run the same command again",
             std::io::ErrorKind::PermissionDenied => {

@@ -1,5 +1,7 @@
 //! Values with units, as flags take them.
 
+use std::ffi::OsString;
+use std::fmt;
 use std::str::FromStr;
 
 use jiff::{Span, SpanRelativeTo, Timestamp, Unit};
@@ -207,6 +209,81 @@ impl FromStr for PrefixPair {
     }
 }
 
+/// Keys a second: `1000`, also `1000/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRate(pub u64);
+
+impl FromStr for KeyRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix("/s").unwrap_or(text).parse() {
+            Ok(rate) if rate > 0 => Ok(KeyRate(rate)),
+            _ => Err("a rate is a number of keys a second, from 1 on".to_owned()),
+        }
+    }
+}
+
+/// Bytes a second: `20mb`, also `20mb/s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRate(pub u64);
+
+impl FromStr for ByteRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_suffix("/s").unwrap_or(text).parse()? {
+            Bytes(0) => Err("a rate is a size a second, from 1 byte on".to_owned()),
+            Bytes(rate) => Ok(ByteRate(rate)),
+        }
+    }
+}
+
+/// `HOST:PORT`; an IPv6 address stands in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "write HOST:PORT, for example 127.0.0.1:22222 or [::1]:22222".to_owned();
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        // Without brackets nobody can tell where an IPv6 address ends.
+        if bare.is_none() && host.contains(':') {
+            return Err(wrong());
+        }
+        let host = bare.unwrap_or(host);
+        match port.parse() {
+            Ok(port) if port > 0 && !host.is_empty() => Ok(HostPort {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A password from the command line, of any bytes. Even its `Debug` form does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub OsString);
+
+impl From<OsString> for Password {
+    fn from(word: OsString) -> Password {
+        Password(word)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(***)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +297,28 @@ mod tests {
         assert_eq!("1kb..".parse(), Ok(Sizes(1024, u64::MAX)));
         assert_eq!("..10".parse(), Ok(Sizes(0, 10)));
         assert!("10".parse::<Sizes>().is_err());
+    }
+
+    #[test]
+    fn rates_and_places() {
+        assert_eq!("1000".parse(), Ok(KeyRate(1000)));
+        assert_eq!("1000/s".parse(), Ok(KeyRate(1000)));
+        assert!("0".parse::<KeyRate>().is_err() && "1k".parse::<KeyRate>().is_err());
+        assert_eq!("20mb/s".parse(), Ok(ByteRate(20 << 20)));
+        assert!("0/s".parse::<ByteRate>().is_err() && "/s".parse::<ByteRate>().is_err());
+        let at = |host: &str, port| {
+            Ok(HostPort {
+                host: host.to_owned(),
+                port,
+            })
+        };
+        assert_eq!("proxy:22222".parse(), at("proxy", 22222));
+        assert_eq!("[::1]:22222".parse(), at("::1", 22222));
+        for wrong in ["proxy", ":1", "::1:22222", "a:0", "a:65536", "[]:1"] {
+            assert!(wrong.parse::<HostPort>().is_err(), "{wrong}");
+        }
+        let secret = Password("hunter2".into());
+        assert_eq!(format!("{secret:?}"), "Password(***)");
     }
 
     #[test]

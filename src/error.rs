@@ -302,6 +302,61 @@ pub enum ErrorKind {
         /// What is wrong with it.
         why: String,
     },
+    /// A server that cannot be reached or does not answer as one.
+    #[error("{server}: {why}")]
+    Unreachable {
+        /// Its address.
+        server: String,
+        /// What happened, and what can be done about it.
+        why: String,
+    },
+    /// A server that refused the login.
+    #[error("{server}: {why}")]
+    Login {
+        /// Its address.
+        server: String,
+        /// What it said, and what can be done about it.
+        why: String,
+    },
+    /// A destination that is not fit for what is to be done.
+    #[error("{0}")]
+    Unfit(String),
+    /// Keys that the destination holds already.
+    #[error("{server}: {}", if keys.len() == 1 { "a key is there already" } else { "at least one of these keys is there already" })]
+    Exists {
+        /// Its address.
+        server: String,
+        /// The key, or those of the command that was refused.
+        keys: Vec<Vec<u8>>,
+        /// Their database.
+        db: u64,
+    },
+    /// A payload of a version that the destination does not read.
+    #[error("{server}: RESTORE was refused: {reply}")]
+    PayloadVersion {
+        /// Its address.
+        server: String,
+        /// The key.
+        key: Vec<u8>,
+        /// Its database.
+        db: u64,
+        /// The server's words.
+        reply: String,
+    },
+    /// A command that the destination refused.
+    #[error("{server}: {command} was refused: {reply}")]
+    Refused {
+        /// Its address.
+        server: String,
+        /// The command's name.
+        command: String,
+        /// Its key.
+        key: Vec<u8>,
+        /// Its database.
+        db: u64,
+        /// The server's words.
+        reply: String,
+    },
 }
 
 /// Names one after the other, as many as a line of a terminal can show.
@@ -414,6 +469,15 @@ impl Error {
             }
             ErrorKind::Command { why, .. } => {
                 let _ = write!(text, ": {why}");
+            }
+            ErrorKind::Exists { keys, db, .. } => {
+                let shown: Vec<String> = keys.iter().map(|key| show_key(key, hide_keys)).collect();
+                let _ = write!(text, ": {} in db {db}", shown.join(", "));
+            }
+            ErrorKind::PayloadVersion { key, db, .. } | ErrorKind::Refused { key, db, .. }
+                if !key.is_empty() =>
+            {
+                let _ = write!(text, ", key {} in db {db}", show_key(key, hide_keys));
             }
             _ => {}
         }

@@ -28,6 +28,7 @@ pub mod input;
 pub mod pipeline;
 pub mod rdb;
 pub mod resp;
+pub mod server;
 pub mod sink;
 pub mod tally;
 pub mod transform;

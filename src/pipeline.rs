@@ -58,6 +58,8 @@ pub struct Progress {
     pub commands: AtomicU64,
     /// Bytes written.
     pub bytes_out: AtomicU64,
+    /// Keys of snapshots that a destination has acknowledged.
+    pub acknowledged: AtomicU64,
     /// Set to stop soon.
     pub stop: AtomicBool,
 }

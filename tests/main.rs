@@ -17,3 +17,4 @@ mod rewriting;
 mod selecting;
 mod support;
 mod torn;
+mod usage;

@@ -41,6 +41,11 @@ pub enum OnExist {
     Merge,
     /// RESTORE without REPLACE, so that the server refuses.
     Fail,
+    /// For who reads the answers: forms that do nothing where the key is there (RESTORE without REPLACE, SET … NX,
+    /// MSETNX), and EXISTS before a key of several commands, which otherwise would be replaced.
+    IfNone,
+    /// For who reads the answers: EXISTS before every key, and then as `Replace`.
+    AskFirst,
 }
 
 /// What becomes of the run when a key cannot be read.
@@ -72,6 +77,11 @@ pub struct Settings {
     pub batch_elements: u64,
     /// Most bytes of a command of several elements.
     pub batch_bytes: usize,
+    /// Most strings that are set by one command, MSET; 0 or 1 for none.
+    pub gather: usize,
+    /// Keys of records before this byte of the file are replaced, whatever `on_exist` says: an earlier run of the same
+    /// load wrote them.
+    pub replace_before: u64,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
     /// How commands of a log are read.
@@ -82,6 +92,8 @@ pub struct Settings {
 pub const AUTO_RESTORE_BYTES: usize = 64 << 20;
 /// Strings above this size need SETRANGE: one argument may not be larger by default.
 const BULK_LIMIT: usize = 512 << 20;
+/// Bytes of one MSET, beyond one string.
+const GATHERED_BYTES: usize = 16 << 10;
 /// Bytes of one SETRANGE.
 const SETRANGE_BYTES: usize = 64 << 20;
 /// Longer keys are not renamed: their new name would have to be built in memory.
@@ -145,6 +157,8 @@ pub struct Worker<'s, 'a> {
 /// What the encoders of all types use.
 pub(super) struct Encoder<'s> {
     pub settings: &'s Settings,
+    /// As the settings have it, but for tasks that another run began.
+    pub on_exist: OnExist,
     pub room: Room,
     pub seen: check::Seen,
     pub stage: Vec<u8>,
@@ -175,6 +189,7 @@ impl<'s, 'a> Worker<'s, 'a> {
                 && settings.mode != Mode::Restore,
             e: Encoder {
                 settings,
+                on_exist: settings.on_exist,
                 room: Room::new(unpack_limit),
                 seen: check::Seen::default(),
                 stage: Vec::new(),
@@ -190,6 +205,16 @@ impl<'s, 'a> Worker<'s, 'a> {
         self.rejects.clear();
         self.gone = false;
         self.tally = Tally::default();
+        let settings = self.e.settings;
+        let start = match task.span {
+            Span::Records { from, .. } => from,
+            Span::Part { record, .. } => record,
+        };
+        self.e.on_exist = if (start as u64) < settings.replace_before {
+            OnExist::Replace
+        } else {
+            settings.on_exist
+        };
         let result = match task.span {
             Span::Records { from, to } => self.records(task, from, to, out),
             Span::Part {
@@ -247,6 +272,13 @@ impl<'s, 'a> Worker<'s, 'a> {
         out: &mut Out<'_>,
     ) -> Result<()> {
         let (data, settings) = (self.file.data(), self.e.settings);
+        if self.e.on_exist == OnExist::AskFirst {
+            return Ok(());
+        }
+        if settings.gather > 1 {
+            return self.gathered_strings(reader, db, to, out);
+        }
+        let if_none = self.e.on_exist == OnExist::IfNone;
         let mut pos = reader.c.pos();
         let (mut keys, mut last) = (0, pos);
         while pos < to
@@ -255,7 +287,11 @@ impl<'s, 'a> Worker<'s, 'a> {
             if keys == 0 {
                 Self::select(&mut self.db, settings, db, out)?;
             }
-            out.set(string.key, string.value)?;
+            if if_none {
+                out.command(&[b"SET", string.key, string.value, b"NX"])?;
+            } else {
+                out.set(string.key, string.value)?;
+            }
             keys += 1;
             last = pos;
             pos = string.end;
@@ -266,6 +302,51 @@ impl<'s, 'a> Worker<'s, 'a> {
             self.tally.written += keys;
         }
         Ok(())
+    }
+
+    /// As [`plain_strings`](Self::plain_strings), several by one command.
+    fn gathered_strings(
+        &mut self,
+        reader: &mut Reader<'a>,
+        db: u64,
+        to: usize,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let (data, settings) = (self.file.data(), self.e.settings);
+        let name: &[u8] = match self.e.on_exist {
+            OnExist::IfNone => b"MSETNX",
+            _ => b"MSET",
+        };
+        let mut pairs = Vec::with_capacity(settings.gather);
+        let mut pos = reader.c.pos();
+        loop {
+            pairs.clear();
+            let (mut bytes, mut last) = (0, pos);
+            while pairs.len() < settings.gather
+                && bytes < GATHERED_BYTES
+                && pos < to
+                && let Some(string) = plain_string(data, pos)
+            {
+                bytes += string.end - pos;
+                last = pos;
+                pos = string.end;
+                pairs.push((string.key, string.value));
+            }
+            if pairs.is_empty() {
+                return Ok(());
+            }
+            Self::select(&mut self.db, settings, db, out)?;
+            out.array(1 + 2 * pairs.len() as u64);
+            out.bulk(name);
+            for (key, value) in &pairs {
+                out.bulk(key);
+                out.bulk(value);
+            }
+            out.end()?;
+            reader.pass(pos, last + 1);
+            self.tally.read += pairs.len() as u64;
+            self.tally.written += pairs.len() as u64;
+        }
     }
 
     /// Writes SELECT where the database changes within a task.
@@ -372,6 +453,13 @@ impl<'s, 'a> Worker<'s, 'a> {
             part,
             templates: &task.templates,
         };
+        if refused.is_none() && part.first && self.e.on_exist == OnExist::AskFirst {
+            out.array(2);
+            out.bulk(b"EXISTS");
+            out.bulk_any(new_key)?;
+            // It must be possible to take it back: the key may turn out to have no element.
+            out.end_in_block();
+        }
         let result = match refused {
             Some(error) => Ok(Outcome::Rejected {
                 command: "SET",
@@ -390,12 +478,17 @@ impl<'s, 'a> Worker<'s, 'a> {
                 }
             }
             Ok(Outcome::Empty) => {
+                out.take_back(mark);
                 self.tally.filtered += 1;
                 self.tally.limit(Limit::EmptyKeys, 1);
             }
-            Ok(Outcome::Expired) => self.tally.expired += 1,
+            Ok(Outcome::Expired) => {
+                out.take_back(mark);
+                self.tally.expired += 1;
+            }
             Ok(Outcome::Rejected { command, error }) => {
                 if part.first {
+                    out.take_back(mark);
                     self.tally.rejected += 1;
                     self.rejects.push(Reject {
                         db: Some(db),
@@ -514,9 +607,11 @@ impl<'s, 'a> Worker<'s, 'a> {
             return Ok(());
         }
         self.tally.libraries += 1;
-        match settings.on_exist {
+        match self.e.on_exist {
             OnExist::Replace => out.command(&[b"FUNCTION", b"LOAD", b"REPLACE", code]),
-            OnExist::Merge | OnExist::Fail => out.command(&[b"FUNCTION", b"LOAD", code]),
+            OnExist::Merge | OnExist::Fail | OnExist::IfNone | OnExist::AskFirst => {
+                out.command(&[b"FUNCTION", b"LOAD", code])
+            }
         }
     }
 
@@ -674,12 +769,20 @@ impl Encoder<'_> {
             _ => {}
         }
         let mark = out.mark();
-        if one.part.first && self.settings.on_exist == OnExist::Replace {
-            out.array(2);
-            out.bulk(b"DEL");
-            out.bulk_any(one.key)?;
-            // It must be possible to take it back: the key may turn out to have no element.
-            out.end_in_block();
+        if one.part.first {
+            let first: &[&[u8]] = match self.on_exist {
+                OnExist::Replace | OnExist::AskFirst => &[b"DEL"],
+                // What another try left of the key goes; the answer to EXISTS told that nothing else is there.
+                OnExist::IfNone => &[b"EXISTS", b"DEL"],
+                OnExist::Merge | OnExist::Fail => &[],
+            };
+            for name in first {
+                out.array(2);
+                out.bulk(name);
+                out.bulk_any(one.key)?;
+                // It must be possible to take it back: the key may turn out to have no element.
+                out.end_in_block();
+            }
         }
         let head = Head::parse(c, ty, one.templates)?;
         let whole_items = head.items;
@@ -842,8 +945,13 @@ impl Encoder<'_> {
         if value.len() > BULK_LIMIT
             && let Element::Bytes(bytes) = value
         {
-            if self.settings.on_exist == OnExist::Replace {
-                out.command(&[b"DEL", one.key])?;
+            match self.on_exist {
+                OnExist::Replace | OnExist::AskFirst => out.command(&[b"DEL", one.key])?,
+                OnExist::IfNone => {
+                    out.command(&[b"EXISTS", one.key])?;
+                    out.command(&[b"DEL", one.key])?;
+                }
+                OnExist::Merge | OnExist::Fail => {}
             }
             let mut offset = 0;
             for piece in bytes.chunks(SETRANGE_BYTES) {
@@ -864,17 +972,18 @@ impl Encoder<'_> {
         let with_expiry = one
             .expire_at_ms
             .filter(|_| self.settings.target.has(Feature::SetPxat));
-        out.raw(if with_expiry.is_some() {
-            b"*5\r\n$3\r\nSET\r\n"
-        } else {
-            b"*3\r\n$3\r\nSET\r\n"
-        });
+        let if_none = self.on_exist == OnExist::IfNone;
+        out.array(3 + 2 * u64::from(with_expiry.is_some()) + u64::from(if_none));
+        out.raw(b"$3\r\nSET\r\n");
         out.bulk_any(one.key)?;
         out.bulk_element_any(value)?;
         if let Some(at) = with_expiry {
             out.bulk(b"PXAT");
             // SET takes no time before 1970; both are past, and the key goes at once.
             out.bulk_int(at.max(1));
+        }
+        if if_none {
+            out.bulk(b"NX");
         }
         out.end()?;
         if let (Some(at), None) = (one.expire_at_ms, with_expiry) {

@@ -99,7 +99,7 @@ impl Encoder<'_> {
             ));
         }
 
-        let replace = settings.on_exist == OnExist::Replace;
+        let replace = matches!(self.on_exist, OnExist::Replace | OnExist::AskFirst);
         if replace && !target.has(Feature::RestoreReplace) {
             out.command(&[b"DEL", one.key])?;
         }

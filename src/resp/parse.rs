@@ -453,15 +453,34 @@ pub struct Args<'a> {
     left: u64,
 }
 
+impl<'a> Args<'a> {
+    /// The arguments of a command that is known to be one, of which the first bytes are at hand: those that are whole.
+    #[inline]
+    pub fn of(head: &'a [u8]) -> Args<'a> {
+        if !head.is_empty()
+            && let Line::Number { value, next, .. } = number(head, 1, true)
+        {
+            let (rest, left) = (&head[next..], value.max(0) as u64);
+            return Args { rest, left };
+        }
+        Args { rest: &[], left: 0 }
+    }
+
+    /// How many are still to come.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+}
+
 impl<'a> Iterator for Args<'a> {
     type Item = &'a [u8];
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        if self.left == 0 {
+        if self.left == 0 || self.rest.is_empty() {
             return None;
         }
-        // The parser went over these bytes: whatever is not a number here cannot be.
+        // The parser went over these bytes: whatever is not a number here cannot be, unless they end.
         let Line::Number { value, next, .. } = number(self.rest, 1, true) else {
             return None;
         };

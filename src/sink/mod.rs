@@ -1,6 +1,7 @@
 //! Where commands go.
 
 pub mod file;
+pub mod server;
 
 use crate::error::Result;
 use crate::resp::write::Block;
@@ -9,6 +10,12 @@ use crate::resp::write::Block;
 pub trait Sink: Send {
     /// Writes all of them.
     fn write(&mut self, blocks: &[Block]) -> Result<()>;
+
+    /// Between two keys of a snapshot: all that stands before byte `offset` of the file was given to
+    /// [`write`](Self::write). `db` is the database selected there, `keys` how many keys came before.
+    fn reached(&mut self, _offset: u64, _db: u64, _keys: u64) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Into memory, for tests.

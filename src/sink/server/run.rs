@@ -1,0 +1,520 @@
+//! The loop: sockets are written and read, answers lead to what follows, lost connections are opened again.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::link::{Down, Item, Kind, Unsent};
+use super::payload::Payload;
+use super::script::FORGET;
+use super::snapshot::ONE_NODE;
+use super::{QUEUED_BYTES, QUEUED_COMMANDS, SAVE_EVERY, ServerSink, Waiting};
+use crate::command::keys::slot;
+use crate::command::target::Dialect;
+use crate::error::{Error, ErrorKind, Result};
+use crate::server::connection::Connection;
+use crate::server::endpoint::Address;
+use crate::server::reply::Reply;
+use crate::server::slots::{Slots, redirect};
+
+/// The longest wait in one step, so that nothing is overlooked for longer.
+const STEP: Duration = Duration::from_millis(100);
+/// The longest pause between two tries to open a connection.
+const PAUSE: Duration = Duration::from_secs(5);
+
+impl ServerSink<'_> {
+    /// Waits while more is kept than may be.
+    pub(super) fn make_room(&mut self) -> Result<()> {
+        while self.is_full() {
+            self.step(STEP)?;
+        }
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.queued > QUEUED_BYTES
+            || self.queued_commands > QUEUED_COMMANDS
+            // What a window does not let out yet may wait behind it, up to once more of the same.
+            || self.links.iter().any(|link| {
+                link.is_full()
+                    && (link.held() > 2 * self.o.window_bytes
+                        || link.waiting() > 2 * self.o.window as usize)
+            })
+    }
+
+    /// Waits until everything is acknowledged.
+    pub fn drain(&mut self) -> Result<()> {
+        while !self.is_idle() {
+            self.step(STEP)?;
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lanes.is_empty()
+            && self.later.is_empty()
+            && self.log_lanes.values().all(|lane| lane.is_idle())
+            && self.links.iter().all(|link| link.is_idle())
+    }
+
+    /// Waits for the answers of what is on its way, for so long at most; nothing else is sent. Then writes down how far
+    /// everything is acknowledged.
+    pub fn stop(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
+        self.stopping = true;
+        for link in &mut self.links {
+            link.frozen = true;
+        }
+        while Instant::now() < end && self.links.iter().any(|link| link.is_awaiting()) {
+            if self.step(STEP.min(limit)).is_err() {
+                break;
+            }
+        }
+        // A failure here would hide the one that stopped the run; the next run begins at the older place.
+        let _ = self.save(Instant::now());
+    }
+
+    /// One round: opens what is due, writes, waits for so long at most, reads, and acts on what came.
+    pub(super) fn step(&mut self, wait: Duration) -> Result<()> {
+        let now = Instant::now();
+        if !self.stopping {
+            self.progress.check_stop()?;
+            self.open_links(now)?;
+            self.send_later(now)?;
+        }
+        let mut wait = wait;
+        for i in 0..self.links.len() {
+            if let Err(error) = self.links[i].write() {
+                self.lost(i, &error)?;
+            }
+            if let Some(down) = &self.links[i].down {
+                wait = wait.min(down.until.saturating_duration_since(now));
+            }
+        }
+        for (until, _) in &self.later {
+            wait = wait.min(until.saturating_duration_since(now));
+        }
+        let ready = self.poll(wait)?;
+        for i in ready {
+            self.read(i)?;
+        }
+        let now = Instant::now();
+        for i in 0..self.links.len() {
+            if self.links[i]
+                .silence(now)
+                .is_some_and(|silence| silence > self.o.answer_within)
+            {
+                let error = io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no answer for {} s", self.o.answer_within.as_secs_f32()),
+                );
+                self.lost(i, &error)?;
+            }
+        }
+        if now.saturating_duration_since(self.saved) >= SAVE_EVERY {
+            self.save(now)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how far everything is acknowledged, if it is further than the last time.
+    fn save(&mut self, now: Instant) -> Result<()> {
+        self.saved = now;
+        let place = self.acknowledged();
+        self.progress
+            .acknowledged
+            .store(place.keys, std::sync::atomic::Ordering::Relaxed);
+        if self.saved_place != Some(place) {
+            self.saved_place = Some(place);
+            (self.o.save)(&place)?;
+        }
+        Ok(())
+    }
+
+    /// Links that have something to read.
+    fn poll(&mut self, wait: Duration) -> Result<Vec<usize>> {
+        let mut indexes = Vec::new();
+        let mut fds = Vec::new();
+        let mut buffered = Vec::new();
+        for (i, link) in self.links.iter().enumerate() {
+            let Some(connection) = &link.connection else {
+                continue;
+            };
+            if connection.has_buffered_input() {
+                buffered.push(i);
+            }
+            let mut flags = PollFlags::IN;
+            if link.wants_write() {
+                flags |= PollFlags::OUT;
+            }
+            indexes.push(i);
+            fds.push(PollFd::from_borrowed_fd(connection.fd(), flags));
+        }
+        if !buffered.is_empty() {
+            return Ok(buffered);
+        }
+        if fds.is_empty() {
+            std::thread::sleep(wait);
+            return Ok(Vec::new());
+        }
+        let wait = Timespec {
+            tv_sec: wait.as_secs() as i64,
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        match poll(&mut fds, Some(&wait)) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io("the connections cannot be waited for", e.into())),
+        }
+        Ok(fds
+            .iter()
+            .zip(indexes)
+            .filter(|(fd, _)| {
+                fd.revents()
+                    .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+            })
+            .map(|(_, i)| i)
+            .collect())
+    }
+
+    /// Reads what a link has, and acts on it.
+    fn read(&mut self, i: usize) -> Result<()> {
+        loop {
+            match self.links[i].read() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(error) => return self.lost(i, &error),
+            }
+            loop {
+                match self.links[i].answered() {
+                    Ok(None) => break,
+                    Ok(Some((item, answer))) => match item.kind {
+                        Kind::Internal => {
+                            if let super::link::Answer::Error(text, _) = answer {
+                                return Err(self.internal_failed(i, &item, &text));
+                            }
+                            self.links[i].release();
+                        }
+                        Kind::Batch => self.batch_answered(i, item, answer)?,
+                        Kind::Applied => self.applied_answered(i, item, answer)?,
+                        _ => self.plain_answered(i, item, answer)?,
+                    },
+                    Err(what) => {
+                        let error = io::Error::new(io::ErrorKind::InvalidData, what);
+                        return self.lost(i, &error);
+                    }
+                }
+            }
+            // What was just acknowledged has made room for more.
+            if let Err(error) = self.links[i].write() {
+                return self.lost(i, &error);
+            }
+        }
+    }
+
+    fn internal_failed(&self, i: usize, item: &Item, text: &[u8]) -> Error {
+        let said = String::from_utf8_lossy(text).into_owned();
+        if said.starts_with("NOPERM") || said.starts_with("NOAUTH") {
+            return Error::plain(ErrorKind::Login {
+                server: self.links[i].name(),
+                why: said,
+            });
+        }
+        self.refused(i, item, &said)
+    }
+
+    /// A connection is gone: what it had not answered is sent again, once there is another one.
+    pub(super) fn lost(&mut self, i: usize, error: &io::Error) -> Result<()> {
+        let now = Instant::now();
+        self.last_error = format!("{}: {error}", self.links[i].name());
+        self.counts.reconnected += 1;
+        if self.o.dialect == Dialect::Twemproxy {
+            self.unknown_at = Some(now);
+        }
+        let unsent = self.links[i].fail();
+        let pause = Duration::from_millis(50);
+        self.links[i].down = Some(Down {
+            since: now,
+            until: now + pause,
+            attempts: 0,
+        });
+        self.requeue(unsent)
+    }
+
+    /// Lets what a connection had not answered wait for the next one, in the same order.
+    fn requeue(&mut self, unsent: Vec<Unsent>) -> Result<()> {
+        let now = Instant::now();
+        for Unsent {
+            mut item,
+            payload,
+            sent,
+        } in unsent
+        {
+            match item.kind {
+                Kind::Batch | Kind::Applied => {
+                    self.unsent_batch(item, sent)?;
+                    continue;
+                }
+                Kind::Internal => continue,
+                _ => {}
+            }
+            let mut payload = payload;
+            let mut until = now;
+            if sent {
+                self.counts.again += 1;
+                if let (Kind::Push { before, .. }, false) = (item.kind, item.again)
+                    && self.o.dialect != Dialect::Twemproxy
+                {
+                    payload = Payload::Small(super::snapshot::append_if(payload, before));
+                }
+                item.again = true;
+                if self.o.dialect == Dialect::Twemproxy
+                    && payload.head(16).starts_with(b"*2\r\n$3\r\nDEL")
+                {
+                    until += self.zombie_time();
+                }
+            }
+            self.queued += payload.len() as u64;
+            self.queued_commands += 1;
+            self.later.push((until, Waiting { payload, item }));
+        }
+        Ok(())
+    }
+
+    /// Sends what was put off and is due, if its connection is there.
+    fn send_later(&mut self, now: Instant) -> Result<()> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        let mut due = Vec::new();
+        self.later.retain_mut(|(until, waiting)| {
+            if *until > now {
+                return true;
+            }
+            due.push(std::mem::replace(
+                waiting,
+                Waiting {
+                    payload: Payload::Small(Vec::new()),
+                    item: waiting.item,
+                },
+            ));
+            false
+        });
+        for waiting in due {
+            self.queued -= waiting.payload.len() as u64;
+            self.queued_commands -= 1;
+            match waiting.item.kind {
+                Kind::Batch => self.log_lane_due(waiting.item.lane)?,
+                _ => self.send_waiting(waiting),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens connections that are due.
+    fn open_links(&mut self, now: Instant) -> Result<()> {
+        let kills = self.o.dialect != Dialect::Twemproxy;
+        for i in 0..self.links.len() {
+            let Some(down) = self.links[i].down else {
+                continue;
+            };
+            if down.until > now {
+                continue;
+            }
+            match self.links[i].open(kills) {
+                Ok(()) => {
+                    // Slots may have moved while it was away.
+                    if self.o.slots.is_some() && down.attempts > 0 {
+                        self.refresh_slots()?;
+                    }
+                }
+                Err(error) => {
+                    if matches!(error.kind(), ErrorKind::Login { .. })
+                        || now.saturating_duration_since(down.since) > self.o.retry_for
+                    {
+                        return Err(error);
+                    }
+                    self.last_error = error.to_string();
+                    let pause =
+                        Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
+                    self.links[i].down = Some(Down {
+                        until: Instant::now() + pause,
+                        attempts: down.attempts + 1,
+                        ..down
+                    });
+                    if self.o.slots.is_some() {
+                        self.fail_over(i)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A node of the cluster is away: where another one has its slots now, what waits for it goes there.
+    fn fail_over(&mut self, i: usize) -> Result<()> {
+        let before = self.o.slots.clone();
+        self.refresh_slots()?;
+        if before == self.o.slots {
+            return Ok(());
+        }
+        let unsent = self.links[i].fail();
+        self.requeue(unsent)?;
+        let used = self
+            .o
+            .slots
+            .as_ref()
+            .is_some_and(|slots| slots.nodes().iter().any(|node| {
+                self.nodes
+                    .get(&(node.host.clone(), node.port))
+                    .is_some_and(|first| (*first..*first + self.o.connections.max(1)).contains(&i))
+            }));
+        if !used {
+            // It may never come back, and nobody waits for it.
+            self.links[i].down = None;
+            self.failed_over += 1;
+        }
+        Ok(())
+    }
+
+    /// Asks the cluster where its slots are. What cannot be found out now is asked again later.
+    fn refresh_slots(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self
+            .slots_asked
+            .is_some_and(|asked| now.saturating_duration_since(asked) < Duration::from_millis(200))
+        {
+            return Ok(());
+        }
+        self.slots_asked = Some(now);
+        let mut endpoints: Vec<_> = self.links.iter().map(|link| link.endpoint.clone()).collect();
+        endpoints.dedup_by_key(|endpoint| endpoint.address.to_string());
+        for endpoint in endpoints {
+            let Ok(mut connection) = Connection::open(&endpoint) else {
+                continue;
+            };
+            let Ok(Reply::Array(answer)) = connection.call(&[b"CLUSTER", b"SLOTS"]) else {
+                continue;
+            };
+            let Address::Tcp { host, .. } = &endpoint.address else {
+                continue;
+            };
+            let Ok(slots) = Slots::parse(&Reply::Array(answer), host) else {
+                continue;
+            };
+            if slots.covers_all() {
+                self.o.slots = Some(slots);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A node said that another one has the slot.
+    pub(super) fn redirect(&mut self, link: usize, item: Item, text: &[u8]) -> Result<()> {
+        self.counts.redirected += 1;
+        let Some(to) = redirect(text) else {
+            return Err(self.refused(link, &item, &String::from_utf8_lossy(text)));
+        };
+        if let Some(since) = self.put_off_since
+            && since.elapsed() > self.o.retry_for
+        {
+            return Err(self.refused(
+                link,
+                &item,
+                &format!("{}, again and again", String::from_utf8_lossy(text)),
+            ));
+        }
+        self.put_off_since.get_or_insert_with(Instant::now);
+        // An empty host is the one that was asked.
+        let host = if to.host.is_empty() {
+            self.links[link].host()
+        } else {
+            to.host.clone()
+        };
+        let payload = self.links[link].bytes_of(&item);
+        self.links[link].release();
+        let first = self.node(&host, to.port);
+        let target = first + (item.lane % self.o.connections.max(1) as u64) as usize;
+        if to.ask {
+            self.links[target].append(b"*1\r\n$6\r\nASKING\r\n");
+            self.links[target].push(Item {
+                kind: Kind::Internal,
+                answers: 1,
+                ..item
+            });
+        } else if let Some(slots) = &mut self.o.slots {
+            slots.moved(to.slot, &host, to.port);
+        }
+        match item.kind {
+            Kind::Batch => return self.batch_redirected(item, to.ask, target),
+            Kind::Applied => return self.log_lane_due(item.lane),
+            _ => self.send_over(target, item, super::Raw::Payload(payload)),
+        }
+        Ok(())
+    }
+
+    /// The end of a run that did everything: waits for all answers, then takes away what was written down at the
+    /// destination, unless the run shall go on from there.
+    pub fn finish(&mut self, representatives: &[Vec<u8>]) -> Result<()> {
+        self.drain()?;
+        self.save(Instant::now())?;
+        self.forget(representatives)
+    }
+
+    /// Removes the records of logs at the destination.
+    fn forget(&mut self, representatives: &[Vec<u8>]) -> Result<()> {
+        if self.log_lanes.is_empty() {
+            return Ok(());
+        }
+        match self.o.dialect {
+            Dialect::Twemproxy => {
+                let hash = self.record_name();
+                for key in representatives {
+                    let mut bytes = Vec::new();
+                    super::snapshot::append_command(
+                        &mut bytes,
+                        &[b"EVAL", FORGET.as_bytes(), b"1", key, hash.as_bytes()],
+                    );
+                    self.helper(key, bytes)?;
+                }
+            }
+            _ => {
+                let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
+                for lane in lanes {
+                    let key = self.record_of(lane);
+                    let mut bytes = Vec::new();
+                    super::snapshot::append_command(&mut bytes, &[b"DEL", key.as_bytes()]);
+                    self.helper(key.as_bytes(), bytes)?;
+                }
+            }
+        }
+        self.log_lanes.clear();
+        self.drain()
+    }
+
+    /// Sends a command about a key of our own, in database 0.
+    fn helper(&mut self, key: &[u8], bytes: Vec<u8>) -> Result<()> {
+        let lane = self.lane_of(0, key);
+        let item = Item {
+            start: 0,
+            end: 0,
+            answers: 1,
+            kind: Kind::Plain(super::link::Expect::Int),
+            lane,
+            slot: if self.o.slots.is_some() { slot(key) } else { 0 },
+            db: 0,
+            epoch: self.epochs.open(),
+            again: false,
+        };
+        debug_assert_ne!(item.slot, ONE_NODE);
+        self.lanes.insert(lane, Default::default());
+        self.send_waiting(Waiting {
+            payload: Payload::Small(bytes),
+            item,
+        });
+        self.counts.replies = self.counts.replies.saturating_sub(1);
+        self.make_room()
+    }
+}

@@ -1,0 +1,539 @@
+//! Commands of a snapshot: each can be sent again, and those of one key go one after the other.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
+
+use super::answer::{Verdict, verdict};
+use super::link::{Answer, Expect, Item, Kind};
+use super::payload::Payload;
+use super::script::APPEND_IF;
+use super::{HEAD_BYTES, Policy, Raw, Seen, ServerSink, Waiting, key_of};
+use crate::command::encode::OnError;
+use crate::command::keys::slot;
+use crate::command::target::Dialect;
+use crate::error::{Error, ErrorKind, Result};
+use crate::resp::parse::Args;
+use crate::server::reply::Shape;
+use crate::tally::Reject;
+
+/// The slot of what has none and goes to each node; its lane tells the link.
+pub(super) const ONE_NODE: u16 = u16::MAX;
+
+impl ServerSink<'_> {
+    pub(super) fn snapshot_command(&mut self, seen: &Seen<'_>, raw: Raw<'_>) -> Result<()> {
+        let Some(key) = seen
+            .key
+            .filter(|_| !matches!(seen.name, b"FUNCTION" | b"SCRIPT"))
+        else {
+            return self.everywhere(raw.into_payload());
+        };
+        let db = self.db;
+        let lane = self.lane_of(db, key);
+        let mut kind = match seen.name {
+            b"SET" if seen.argc > 3 && ends_with_nx(&raw) => Kind::Plain(Expect::StatusOrNil),
+            b"SET" | b"RESTORE" | b"MSET" | b"HMSET" => Kind::Plain(Expect::Status),
+            b"MSETNX" => Kind::Plain(Expect::One),
+            b"EXISTS" => Kind::Gate,
+            b"DEL" | b"UNLINK" | b"SADD" | b"HSET" | b"ZADD" | b"PEXPIREAT" | b"EXPIREAT" | b"SETRANGE" => {
+                Kind::Plain(Expect::Int)
+            }
+            b"RPUSH" if self.o.on_exist != Policy::Merge => {
+                let count = seen.argc.saturating_sub(2) as u32;
+                let before = self.list.filter(|list| list.0 == lane).map_or(0, |list| list.1);
+                Kind::Push { before, count }
+            }
+            _ => Kind::Plain(Expect::Any),
+        };
+        self.list = match kind {
+            Kind::Push { before, count } => Some((lane, before + u64::from(count))),
+            _ => None,
+        };
+        // The commands of one key come one after the other.
+        if self.current != Some(lane) || kind == Kind::Gate {
+            self.dead = false;
+            self.current = Some(lane);
+        }
+        if self.dead {
+            return Ok(());
+        }
+        let slot = if self.o.slots.is_some() { slot(key) } else { 0 };
+        let mut raw = raw;
+        if let Kind::Push { before, .. } = kind
+            && self.o.dialect == Dialect::Twemproxy
+        {
+            // What the proxy gives up on may still be applied later: only a script can tell.
+            raw = Raw::Payload(Payload::Small(append_if(raw.into_payload(), before)));
+        }
+        if self.o.on_exist == Policy::Merge && seen.name == b"RPUSH" {
+            kind = Kind::Plain(Expect::Int);
+        }
+        let item = Item {
+            start: 0,
+            end: 0,
+            answers: 1,
+            kind,
+            lane,
+            slot,
+            db,
+            epoch: self.epochs.open(),
+            again: false,
+        };
+        match self.lanes.entry(lane) {
+            Entry::Occupied(mut busy) => {
+                let payload = raw.into_payload();
+                self.queued += payload.len() as u64;
+                self.queued_commands += 1;
+                busy.get_mut().push_back(Waiting { payload, item });
+            }
+            Entry::Vacant(free) => {
+                free.insert(VecDeque::new());
+                self.send(item, raw);
+            }
+        }
+        Ok(())
+    }
+
+    /// A command without a key: of a cluster every master gets it.
+    pub(super) fn everywhere(&mut self, payload: Payload) -> Result<()> {
+        let targets: Vec<usize> = if self.o.slots.is_some() {
+            let mut firsts: Vec<usize> = self.nodes.values().copied().collect();
+            firsts.sort_unstable();
+            firsts
+        } else {
+            vec![0]
+        };
+        self.drain()?;
+        let bytes = payload.into_vec();
+        for target in targets {
+            let item = Item {
+                start: 0,
+                end: 0,
+                answers: 1,
+                kind: Kind::Plain(Expect::Any),
+                lane: u64::MAX - target as u64,
+                slot: ONE_NODE,
+                db: self.db,
+                epoch: self.epochs.open(),
+                again: false,
+            };
+            self.lanes.insert(item.lane, VecDeque::new());
+            self.send_over(target, item, Raw::Bytes(&bytes));
+        }
+        self.drain()
+    }
+
+    /// Puts a unit on its way; its lane is its own.
+    fn send(&mut self, item: Item, raw: Raw<'_>) {
+        let link = self.link_of(item.lane, item.slot);
+        self.send_over(link, item, raw);
+    }
+
+    pub(super) fn send_over(&mut self, link: usize, item: Item, raw: Raw<'_>) {
+        let link = &mut self.links[link];
+        if item.db != link.selected && self.o.dialect == Dialect::Redis {
+            let mut digits = itoa::Buffer::new();
+            let digits = digits.format(item.db);
+            link.append(
+                format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()).as_bytes(),
+            );
+            link.push(Item {
+                kind: Kind::Internal,
+                answers: 1,
+                ..item
+            });
+            link.selected = item.db;
+        }
+        match raw {
+            Raw::Bytes(bytes) => link.append(bytes),
+            Raw::Payload(payload) => link.append_payload(payload),
+        }
+        link.push(item);
+    }
+
+    /// Sends a unit that waited.
+    pub(super) fn send_waiting(&mut self, waiting: Waiting) {
+        let Waiting { payload, item } = waiting;
+        if item.slot == ONE_NODE {
+            let link = (u64::MAX - item.lane) as usize;
+            return self.send_over(link, item, Raw::Payload(payload));
+        }
+        self.send(item, Raw::Payload(payload));
+    }
+
+    /// The front item of a link was answered. It is still there, with its bytes.
+    pub(super) fn plain_answered(&mut self, link: usize, item: Item, answer: Answer) -> Result<()> {
+        self.counts.replies += 1;
+        match answer {
+            Answer::Error(text, _) => return self.plain_failed(link, item, text),
+            Answer::Whole(_) => {}
+            Answer::Fine(shape, number) => {
+                let right = match item.kind {
+                    Kind::Plain(Expect::Status) => shape == Shape::Status,
+                    Kind::Plain(Expect::StatusOrNil) if shape == Shape::Nil => {
+                        return self.exists(link, item);
+                    }
+                    Kind::Plain(Expect::StatusOrNil) => shape == Shape::Status,
+                    Kind::Plain(Expect::One) if shape == Shape::Int && number == 0 => {
+                        return self.exists(link, item);
+                    }
+                    Kind::Plain(Expect::One | Expect::Int) => shape == Shape::Int,
+                    Kind::Plain(Expect::Any) => true,
+                    Kind::Gate if shape == Shape::Int && number > 0 => {
+                        return self.exists(link, item);
+                    }
+                    Kind::Gate => shape == Shape::Int,
+                    Kind::Push { before, count } => {
+                        if shape == Shape::Int && number != (before + u64::from(count)) as i64 {
+                            return Err(self.refused(
+                                link,
+                                &item,
+                                &format!(
+                                    "the list has {number} elements where {} were expected: another client writes to it",
+                                    before + u64::from(count)
+                                ),
+                            ));
+                        }
+                        shape == Shape::Int
+                    }
+                    Kind::Batch | Kind::Internal | Kind::Applied => true,
+                };
+                if !right {
+                    return Err(self.refused(
+                        link,
+                        &item,
+                        &format!("it answered with {shape:?}, which is no answer to this command"),
+                    ));
+                }
+            }
+        }
+        self.done(link, item);
+        Ok(())
+    }
+
+    /// A unit is acknowledged; the next one of its lane follows.
+    fn done(&mut self, link: usize, item: Item) {
+        self.links[link].release();
+        self.epochs.close(item.epoch);
+        self.put_off_since = None;
+        self.put_off = 0;
+        self.next_of(item.lane);
+    }
+
+    fn next_of(&mut self, lane: u64) {
+        let Entry::Occupied(mut busy) = self.lanes.entry(lane) else {
+            return;
+        };
+        match busy.get_mut().pop_front() {
+            None => drop(busy.remove()),
+            Some(next) => {
+                self.queued -= next.payload.len() as u64;
+                self.queued_commands -= 1;
+                self.send_waiting(next);
+            }
+        }
+    }
+
+    /// Drops what waits for a key of which nothing more is to be sent.
+    fn drop_lane(&mut self, lane: u64) {
+        for waiting in self.lanes.remove(&lane).unwrap_or_default() {
+            self.queued -= waiting.payload.len() as u64;
+            self.queued_commands -= 1;
+            self.epochs.close(waiting.item.epoch);
+        }
+        self.dead |= self.current == Some(lane);
+    }
+
+    /// The key is there already.
+    fn exists(&mut self, link: usize, item: Item) -> Result<()> {
+        if item.again && item.kind != Kind::Gate {
+            // The first try may have written it. The destination had no key when the run began.
+            return self.replace(link, item);
+        }
+        match self.o.on_exist {
+            Policy::Skip if item.kind == Kind::Plain(Expect::One) => {
+                // Some of them are there: one by one.
+                let payload = self.links[link].bytes_of(&item).into_vec();
+                let mut args = Args::of(&payload);
+                args.next();
+                let mut singles = Vec::new();
+                while let (Some(key), Some(value)) = (args.next(), args.next()) {
+                    let mut bytes = Vec::new();
+                    append_command(&mut bytes, &[b"SET", key, value, b"NX"]);
+                    let lane = self.lane_of(item.db, key);
+                    singles.push((lane, bytes));
+                }
+                for (lane, bytes) in singles {
+                    let item = Item {
+                        kind: Kind::Plain(Expect::StatusOrNil),
+                        epoch: self.epochs.reopen(item.epoch),
+                        lane,
+                        ..item
+                    };
+                    // Each is a key of its own from here on; the first one's lane is busy with what they came from.
+                    match self.lanes.entry(lane) {
+                        Entry::Occupied(mut busy) => {
+                            self.queued += bytes.len() as u64;
+                            self.queued_commands += 1;
+                            let payload = Payload::Small(bytes);
+                            busy.get_mut().push_front(Waiting { payload, item });
+                        }
+                        Entry::Vacant(free) => {
+                            free.insert(VecDeque::new());
+                            self.send(item, Raw::Bytes(&bytes));
+                        }
+                    }
+                }
+                self.done(link, item);
+                Ok(())
+            }
+            Policy::Skip => {
+                self.counts.existing += 1;
+                self.links[link].release();
+                self.epochs.close(item.epoch);
+                self.drop_lane(item.lane);
+                Ok(())
+            }
+            _ => {
+                let mut keys = vec![key_of(&self.links[link].head_of(&item, HEAD_BYTES))];
+                if item.kind == Kind::Plain(Expect::One) {
+                    let payload = self.links[link].bytes_of(&item).into_vec();
+                    keys = Args::of(&payload)
+                        .skip(1)
+                        .step_by(2)
+                        .map(|key| Some(key.to_vec()))
+                        .collect();
+                }
+                let keys: Vec<Vec<u8>> = keys.into_iter().flatten().collect();
+                Err(Error::plain(ErrorKind::Exists {
+                    server: self.links[link].name(),
+                    keys,
+                    db: u64::from(item.db),
+                }))
+            }
+        }
+    }
+
+    /// Sends a unit again in a form that does not mind what is there.
+    fn replace(&mut self, link: usize, item: Item) -> Result<()> {
+        let payload = self.links[link].bytes_of(&item);
+        self.links[link].release();
+        let item = Item {
+            kind: Kind::Plain(Expect::Status),
+            ..item
+        };
+        self.send(item, Raw::Payload(without_condition(payload)));
+        Ok(())
+    }
+
+    fn plain_failed(&mut self, link: usize, item: Item, text: Vec<u8>) -> Result<()> {
+        let contains = |word: &[u8]| text.windows(word.len()).any(|w| w == word);
+        let did = contains(b"equal or smaller") || text.starts_with(b"BUSYGROUP");
+        let loaded = item.slot == ONE_NODE && contains(b"already exists");
+        if (item.again || self.o.resumed) && (did || loaded) {
+            // The first try did it.
+            self.done(link, item);
+            return Ok(());
+        }
+        match verdict(&text, self.o.dialect) {
+            Verdict::Exists => self.exists(link, item),
+            Verdict::Later => {
+                self.counts.later += 1;
+                self.put_off(link, item, &text, None)
+            }
+            Verdict::Unknown => {
+                self.counts.again += 1;
+                self.unknown_at = Some(Instant::now());
+                // A DEL that the proxy gave up on may still come, and must not come behind what follows it.
+                let head = self.links[link].head_of(&item, 16);
+                let wait = head.starts_with(b"*2\r\n$3\r\nDEL").then(|| self.zombie_time());
+                let item = Item {
+                    again: true,
+                    ..item
+                };
+                self.put_off(link, item, &text, wait)
+            }
+            Verdict::Elsewhere => self.redirect(link, item, &text),
+            Verdict::Payload => Err(Error::plain(ErrorKind::PayloadVersion {
+                server: self.links[link].name(),
+                key: key_of(&self.links[link].head_of(&item, HEAD_BYTES)).unwrap_or_default(),
+                db: u64::from(item.db),
+                reply: String::from_utf8_lossy(&text).into_owned(),
+            })),
+            Verdict::Login => Err(Error::plain(ErrorKind::Login {
+                server: self.links[link].name(),
+                why: String::from_utf8_lossy(&text).into_owned(),
+            })),
+            Verdict::NoScript | Verdict::Aborted | Verdict::Refused => {
+                self.counts.errors += 1;
+                let said = String::from_utf8_lossy(&text).into_owned();
+                if self.o.on_error == OnError::Stop {
+                    return Err(self.refused(link, &item, &said));
+                }
+                let head = self.links[link].head_of(&item, HEAD_BYTES);
+                let key = key_of(&head).unwrap_or_default();
+                let mut args = Args::of(&head);
+                let name = args.next().unwrap_or_default();
+                self.counts.rejected += 1;
+                (self.o.reject)(&Reject {
+                    db: Some(u64::from(item.db)),
+                    key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),
+                    type_name: String::new(),
+                    command: String::from_utf8_lossy(name).into_owned(),
+                    error: said,
+                })?;
+                self.links[link].release();
+                self.epochs.close(item.epoch);
+                self.drop_lane(item.lane);
+                Ok(())
+            }
+        }
+    }
+
+    /// A unit that was certainly not applied, or does no harm when it is applied again, goes once more after a while.
+    pub(super) fn put_off(
+        &mut self,
+        link: usize,
+        item: Item,
+        text: &[u8],
+        wait: Option<Duration>,
+    ) -> Result<()> {
+        let now = Instant::now();
+        self.last_error = format!(
+            "{}: {}",
+            self.links[link].name(),
+            String::from_utf8_lossy(text)
+        );
+        let since = *self.put_off_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > self.o.retry_for {
+            return Err(self.refused(
+                link,
+                &item,
+                &format!(
+                    "{}, for {} s without anything being taken",
+                    String::from_utf8_lossy(text),
+                    self.o.retry_for.as_secs()
+                ),
+            ));
+        }
+        let payload = self.links[link].bytes_of(&item);
+        self.links[link].release();
+        self.put_off += 1;
+        // The first ones soon, later ones after a second.
+        let pause = Duration::from_millis(20 * u64::from(self.put_off.min(50)));
+        let until = now + wait.unwrap_or(pause);
+        self.queued += payload.len() as u64;
+        self.queued_commands += 1;
+        self.later.push((until, Waiting { payload, item }));
+        Ok(())
+    }
+
+    /// The error that ends a run.
+    pub(super) fn refused(&self, link: usize, item: &Item, said: &str) -> Error {
+        let head = self.links[link].head_of(item, HEAD_BYTES);
+        let name = Args::of(&head).next().unwrap_or_default();
+        Error::plain(ErrorKind::Refused {
+            server: self.links[link].name(),
+            command: String::from_utf8_lossy(name).into_owned(),
+            key: key_of(&head).unwrap_or_default(),
+            db: u64::from(item.db),
+            reply: said.to_owned(),
+        })
+    }
+}
+
+/// Whether a SET has NX for its last word.
+fn ends_with_nx(raw: &Raw<'_>) -> bool {
+    const NX: &[u8] = b"$2\r\nNX\r\n";
+    match raw {
+        Raw::Bytes(bytes) => bytes.ends_with(NX),
+        Raw::Payload(payload) => payload
+            .pieces()
+            .last()
+            .is_some_and(|piece| piece.ends_with(NX)),
+    }
+}
+
+/// The same command in a form that replaces what is there.
+fn without_condition(payload: Payload) -> Payload {
+    // MSETNX, SET … NX and RESTORE: only the last may be too large to be put together here.
+    if let Payload::Pieces(mut pieces) = payload {
+        let mut first = pieces.remove(0).bytes().to_vec();
+        let is_restore = Args::of(&first).next() == Some(b"RESTORE");
+        let rest = Payload::Pieces(pieces);
+        if !is_restore {
+            first.extend(rest.into_vec());
+            return without_condition(Payload::Small(first));
+        }
+        let Payload::Pieces(mut pieces) = rest else {
+            unreachable!("it was made one line above")
+        };
+        pieces.insert(0, super::payload::Piece::Owned(with_count(&first, 1)));
+        pieces.push(super::payload::Piece::Owned(b"$7\r\nREPLACE\r\n".to_vec()));
+        return Payload::Pieces(pieces);
+    }
+    let bytes = payload.into_vec();
+    let args: Vec<&[u8]> = Args::of(&bytes).collect();
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    match args.first() {
+        Some(&b"MSETNX") => {
+            let args: Vec<&[u8]> = [&b"MSET"[..]]
+                .into_iter()
+                .chain(args[1..].iter().copied())
+                .collect();
+            append_command(&mut out, &args);
+        }
+        Some(&b"RESTORE") => {
+            let args: Vec<&[u8]> = args.iter().copied().chain([&b"REPLACE"[..]]).collect();
+            append_command(&mut out, &args);
+        }
+        Some(&b"SET") => append_command(&mut out, &args[..args.len() - 1]),
+        _ => return Payload::Small(bytes),
+    }
+    Payload::Small(out)
+}
+
+/// The head of a command with more arguments.
+fn with_count(head: &[u8], more: u64) -> Vec<u8> {
+    let count = Args::of(head).left() + more;
+    let first = head
+        .iter()
+        .position(|b| *b == b'\n')
+        .map_or(head.len(), |end| end + 1);
+    let mut out = format!("*{count}\r\n").into_bytes();
+    out.extend_from_slice(&head[first..]);
+    out
+}
+
+/// RPUSH as a script that appends once only.
+pub(super) fn append_if(payload: Payload, before: u64) -> Vec<u8> {
+    let bytes = payload.into_vec();
+    let args: Vec<&[u8]> = Args::of(&bytes).collect();
+    let digits = before.to_string();
+    let mut all: Vec<&[u8]> = vec![
+        b"EVAL",
+        APPEND_IF.as_bytes(),
+        b"1",
+        args.get(1).copied().unwrap_or_default(),
+        digits.as_bytes(),
+    ];
+    all.extend(args.iter().skip(2));
+    let mut out = Vec::with_capacity(bytes.len() + APPEND_IF.len() + 64);
+    append_command(&mut out, &all);
+    out
+}
+
+/// Appends a command.
+pub(super) fn append_command(out: &mut Vec<u8>, args: &[&[u8]]) {
+    let mut digits = itoa::Buffer::new();
+    out.push(b'*');
+    out.extend_from_slice(digits.format(args.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for arg in args {
+        out.push(b'$');
+        out.extend_from_slice(digits.format(arg.len()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(arg);
+        out.extend_from_slice(b"\r\n");
+    }
+}
