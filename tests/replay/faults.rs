@@ -39,7 +39,7 @@ fn both(target: &Target, args: &[&str], mut breaks: impl FnMut(&Relay, usize)) {
     for sample in [&*snapshot(), &log_of_increments(scaled(20_000))] {
         target.flush();
         let running = start(relay.port, args, sample);
-        let (run, times) = while_running(running, 20, 80, |i| breaks(&relay, i));
+        let (run, times) = while_running(running, &target.servers(), 20, 80, |i| breaks(&relay, i));
         assert_whole(&run, times, 10, sample, &target.servers());
     }
 }
@@ -90,7 +90,7 @@ fn a_link_of_single_bytes_and_stalls_carries_everything() {
     let relay = Relay::start(target.port());
     relay.drip(true);
     let running = start(relay.port, &[], &sample);
-    let (run, _) = while_running(running, 5, 50, |_| {
+    let (run, _) = while_running(running, &target.servers(), 5, 50, |_| {
         relay.stop();
         sleep(50);
         relay.go_on();
@@ -104,7 +104,7 @@ fn a_cluster_that_closes_connections_gets_everything_once() {
     for sample in [&*snapshot(), &log_of_increments(scaled(20_000))] {
         target.flush();
         let running = start(target.port(), &["--rate", "20000"], sample);
-        let (run, times) = while_running(running, 20, 60, |i| {
+        let (run, times) = while_running(running, &target.servers(), 20, 60, |i| {
             let servers = target.servers();
             let mut client = servers[i % servers.len()].client();
             call!(client, "CLIENT", "KILL", "TYPE", "normal");
@@ -130,7 +130,7 @@ fn resets_behind_a_proxy_lose_and_double_nothing() {
     for sample in [&*snapshot(), &log_of_increments(scaled(20_000))] {
         servers.iter().for_each(Server::flush);
         let running = start(proxy.port, &[], sample);
-        let (run, times) = while_running(running, 20, 80, |i| {
+        let (run, times) = while_running(running, &all, 20, 80, |i| {
             let relay = &relays[i % 3];
             if i % 2 == 0 {
                 relay.reset();
@@ -152,7 +152,7 @@ fn a_command_that_comes_after_its_repetition_does_no_harm() {
         target.flush();
         relay.delay(1, 1);
         let running = start(relay.port, &["--timeout", "300ms"], sample);
-        let (run, times) = while_running(running, 4, 200, |_| {
+        let (run, times) = while_running(running, &target.servers(), 4, 200, |_| {
             // What is sent now arrives long after the program has given it up; what is sent later, at once.
             relay.delay(900, 1);
             sleep(60);
@@ -170,7 +170,7 @@ fn a_command_that_comes_after_its_repetition_behind_a_proxy_does_no_harm() {
         servers.iter().for_each(Server::flush);
         relays.iter().for_each(|relay| relay.delay(1, 1));
         let running = start(proxy.port, &["--proxy-timeout", "300ms"], sample);
-        let (run, times) = while_running(running, 4, 200, |i| {
+        let (run, times) = while_running(running, &all, 4, 200, |i| {
             relays[i % 3].delay(700, 1);
             sleep(60);
             relays[i % 3].delay(1, 1);
@@ -187,7 +187,7 @@ fn a_proxy_that_gives_up_on_stalled_servers_gets_everything_once() {
     for sample in [&*snapshot(), &log_of_increments(scaled(20_000))] {
         target.flush();
         let running = start(relay.port, &["--proxy-timeout", "300ms"], sample);
-        let (run, times) = while_running(running, 5, 300, |i| {
+        let (run, times) = while_running(running, &target.servers(), 5, 300, |i| {
             let servers = target.servers();
             servers[i % 3].pause();
             sleep(500);
@@ -205,7 +205,7 @@ fn a_durable_server_that_dies_and_comes_again_gets_everything_once() {
     for sample in [&*snapshot(), &log_of_increments(scaled(10_000))] {
         target.flush();
         let running = start(target.port(), &["--rate", "10000"], sample);
-        let (run, times) = while_running(running, 3, 400, |_| {
+        let (run, times) = while_running(running, &target.servers(), 3, 400, |_| {
             target.servers()[0].kill();
             sleep(100);
             target.servers()[0].restart();
@@ -220,7 +220,7 @@ fn a_durable_server_that_dies_behind_a_proxy_gets_everything_once() {
     for sample in [&*snapshot(), &log_of_increments(scaled(10_000))] {
         target.flush();
         let running = start(target.port(), &["--rate", "10000"], sample);
-        let (run, times) = while_running(running, 3, 400, |i| {
+        let (run, times) = while_running(running, &target.servers(), 3, 400, |i| {
             target.servers()[i % 3].kill();
             sleep(100);
             target.servers()[i % 3].restart();
@@ -270,7 +270,7 @@ fn a_proxy_that_dies_and_comes_again_passes_everything_on_once() {
     for sample in [&*snapshot(), &log_of_increments(scaled(20_000))] {
         target.flush();
         let running = start(proxy.port, &["--rate", "15000"], sample);
-        let (run, times) = while_running(running, 6, 250, |i| {
+        let (run, times) = while_running(running, &all, 6, 250, |i| {
             proxy.kill();
             sleep(if i % 2 == 0 { 0 } else { 300 });
             proxy.restart();
@@ -446,12 +446,13 @@ fn loading(target: &Target) {
             &["--rate", "8000", "--retry-for", "30s"],
             sample,
         );
-        assert!(running.until(|| commands_in(&target.servers()) > 3000));
         let victim = target.servers()[0];
+        // It looks at its clients once in a thousand commands.
+        assert!(running.until(|| commands_in(&[victim]) > 2500));
         victim.kill();
         victim.respawn(&[
             "--key-load-delay",
-            "400",
+            "1000",
             "--loading-process-events-interval-bytes",
             "1024",
         ]);

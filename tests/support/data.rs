@@ -167,7 +167,7 @@ pub(crate) fn held_by(server: &Server) -> DataSet {
 ///
 /// A server mixes the number of each database that is not empty into its digest once, so that of an even number of
 /// servers that is not in the sum; an uneven number must hold something.
-pub(crate) fn digest(servers: &[&Server]) -> String {
+pub(crate) fn digest(servers: &[&Server]) -> Option<String> {
     let (mut sum, mut holding) = ([0u8; 20], 0);
     for server in servers {
         let mut client = server.client();
@@ -178,8 +178,7 @@ pub(crate) fn digest(servers: &[&Server]) -> String {
             *byte ^= u8::from_str_radix(digits, 16).expect("hexadecimal digits");
         }
     }
-    assert!(holding % 2 == 1, "{holding} servers hold something");
-    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+    (holding % 2 == 1).then(|| sum.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The keys of database 0 of several servers that expire, with the moments (Redis 7.0 on).
