@@ -277,17 +277,27 @@ fn keys_in(servers: &[&Server]) -> i64 {
     servers.iter().filter_map(size).sum()
 }
 
-/// How many commands servers have executed since they were started: how far a run has come, where it adds no keys.
-fn commands_in(servers: &[&Server]) -> u64 {
+/// How many changes servers have seen since they were started, as far as they answer.
+fn changes_in(servers: &[&Server]) -> u64 {
     let count = |server: &&Server| {
         let mut client = Client::connect(server.port).ok()?;
-        let info = client.try_call(&[b"INFO", b"stats"]).ok()?.text();
+        let info = match client.try_call(&[b"INFO", b"persistence"]) {
+            Ok(crate::support::client::Reply::Bulk(Some(info))) => info,
+            _ => return None,
+        };
+        let info = String::from_utf8_lossy(&info).into_owned();
         let line = info
             .lines()
-            .find_map(|line| line.strip_prefix("total_commands_processed:"));
+            .find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
         line?.trim().parse::<u64>().ok()
     };
     servers.iter().filter_map(count).sum()
+}
+
+/// Waits until so many changes have arrived of a run that has just been started. False if it ended before.
+fn arrive(running: &mut Running, servers: &[&Server], changes: u64) -> bool {
+    let before = changes_in(servers);
+    running.until(|| changes_in(servers) >= before + changes)
 }
 
 /// Breaks something again and again while a program runs, with pauses of up to so many milliseconds, and tells how the
@@ -301,7 +311,7 @@ fn while_running(
 ) -> (Run, usize) {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ times as u64);
     let mut done = 0;
-    running.until(|| keys_in(servers) > 0);
+    arrive(&mut running, servers, 300);
     while done < times {
         std::thread::sleep(Duration::from_millis(1 + dice.below(pause_ms)));
         if !running.is_running() {

@@ -566,7 +566,7 @@ fn of_two_runs_with_one_lock_the_second_ends_at_once() {
     let lock = path("lock");
     let args = ["--lock", &lock, "--rate", "2000", sample.path()];
     let mut first = Running::replay_at(target.port(), &args);
-    assert!(first.until(|| super::commands_in(&target.servers()) > 500));
+    assert!(super::arrive(&mut first, &target.servers(), 500));
     let second = replay_at(target.port(), &args);
     assert_eq!(second.code, 75, "{}", second.stderr);
     let first = first.end(Duration::from_secs(30));

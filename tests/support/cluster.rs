@@ -170,35 +170,48 @@ impl Cluster {
 
     /// Moves so many slots from one master to another, with their keys, as `redis-cli --cluster reshard` does.
     pub(crate) fn move_slots(&self, from: usize, to: usize, n: usize) {
+        for slot in self.slots_of(from).into_iter().take(n) {
+            self.begin_move(from, to, slot);
+            self.end_move(from, to, slot);
+        }
+    }
+
+    /// Opens a slot on both sides: keys that the one does not have are asked of the other.
+    pub(crate) fn begin_move(&self, from: usize, to: usize, slot: u16) {
         let (mut source, mut target) = (self.client(from), self.client(to));
         let source_id = call!(source, "CLUSTER", "MYID").text();
         let target_id = call!(target, "CLUSTER", "MYID").text();
+        let slot = slot.to_string();
+        call!(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id);
+        call!(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id);
+    }
+
+    /// Moves the keys of a slot that is open, and closes it.
+    pub(crate) fn end_move(&self, from: usize, to: usize, slot: u16) {
+        let (mut source, mut target) = (self.client(from), self.client(to));
+        let target_id = call!(target, "CLUSTER", "MYID").text();
         let port = self.nodes[to].port.to_string();
-        for slot in self.slots_of(from).into_iter().take(n) {
-            let slot = slot.to_string();
-            call!(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id);
-            call!(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id);
-            loop {
-                let keys = call!(source, "CLUSTER", "GETKEYSINSLOT", slot, "100").all_bytes();
-                if keys.is_empty() {
-                    break;
-                }
-                let mut args: Vec<&[u8]> = vec![
-                    b"MIGRATE",
-                    b"127.0.0.1",
-                    port.as_bytes(),
-                    b"",
-                    b"0",
-                    b"20000",
-                    b"KEYS",
-                ];
-                args.extend(keys.iter().map(Vec::as_slice));
-                source.call(&args);
+        let slot = slot.to_string();
+        loop {
+            let keys = call!(source, "CLUSTER", "GETKEYSINSLOT", slot, "100").all_bytes();
+            if keys.is_empty() {
+                break;
             }
-            // The new owner first: between the two, a client that asks either finds the slot.
-            call!(target, "CLUSTER", "SETSLOT", slot, "NODE", target_id);
-            call!(source, "CLUSTER", "SETSLOT", slot, "NODE", target_id);
+            let mut args: Vec<&[u8]> = vec![
+                b"MIGRATE",
+                b"127.0.0.1",
+                port.as_bytes(),
+                b"",
+                b"0",
+                b"20000",
+                b"KEYS",
+            ];
+            args.extend(keys.iter().map(Vec::as_slice));
+            source.call(&args);
         }
+        // The new owner first: between the two, a client that asks either finds the slot.
+        call!(target, "CLUSTER", "SETSLOT", slot, "NODE", target_id);
+        call!(source, "CLUSTER", "SETSLOT", slot, "NODE", target_id);
     }
 
     /// The slots a master says are its own.
