@@ -167,7 +167,12 @@ fn convert<'a>(
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.input.threads.map_or(cores, usize::from);
-    let options = Options { threads, checksum };
+    let options = Options {
+        threads,
+        checksum,
+        from: 0,
+        replace_before: 0,
+    };
     let mut job = Job::new(args, &settings, options, log, progress, sink, rejects);
     job.run(inputs);
     let ended = job.end();

@@ -1,7 +1,7 @@
 //! Keys of a snapshot → commands, straight from the mapped bytes into a worker's block.
 
-use super::rewrite::LogRules;
-use super::target::{Dialect, Feature, TWEMPROXY_KEY_BYTES, Target};
+use super::rewrite::{LogRules, too_long_for_proxy};
+use super::target::{Dialect, Feature, Target};
 use super::{restore, stream};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
@@ -79,9 +79,6 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// Most strings that are set by one command, MSET; 0 or 1 for none.
     pub gather: usize,
-    /// Keys of records before this byte of the file are replaced, whatever `on_exist` says: an earlier run of the same
-    /// load wrote them.
-    pub replace_before: u64,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
     /// How commands of a log are read.
@@ -147,6 +144,9 @@ pub struct Worker<'s, 'a> {
     pub rejects: Vec<Reject>,
     /// Counts of the present task.
     pub tally: Tally,
+    /// Keys of records before this byte of the file are replaced, whatever the settings say: an earlier run of the same
+    /// load may have written them.
+    pub replace_before: u64,
     /// The task is a part of a key that cannot be read: the key's later parts are to be dropped.
     pub gone: bool,
     /// Nothing is chosen or changed and strings go by SET.
@@ -183,6 +183,7 @@ impl<'s, 'a> Worker<'s, 'a> {
             rejects: Vec::new(),
             tally: Tally::default(),
             gone: false,
+            replace_before: 0,
             plain_strings: settings.filter.is_open()
                 && !settings.transform.renames()
                 && settings.target.dialect != Dialect::Twemproxy // it limits the length of keys
@@ -210,7 +211,7 @@ impl<'s, 'a> Worker<'s, 'a> {
             Span::Records { from, .. } => from,
             Span::Part { record, .. } => record,
         };
-        self.e.on_exist = if (start as u64) < settings.replace_before {
+        self.e.on_exist = if (start as u64) < self.replace_before {
             OnExist::Replace
         } else {
             settings.on_exist
@@ -426,11 +427,12 @@ impl<'s, 'a> Worker<'s, 'a> {
         }
         let refused = if settings.transform.renames() && key.len() > RENAME_BYTES {
             Some("its name is too long to be changed".to_owned())
-        } else if settings.target.dialect == Dialect::Twemproxy && key.len() > TWEMPROXY_KEY_BYTES {
-            Some(format!(
-                "its name has {} bytes; twemproxy with its default mbuf size forwards {TWEMPROXY_KEY_BYTES}",
-                key.len()
-            ))
+        } else if settings
+            .target
+            .key_limit()
+            .is_some_and(|limit| key.len() > limit)
+        {
+            Some(too_long_for_proxy(key.len(), &settings.target))
         } else {
             None
         };

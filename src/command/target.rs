@@ -169,6 +169,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// Its version, where the user named it.
     pub version: Option<Version>,
+    /// The longest key that a proxy was found to forward.
+    pub key_bytes: Option<usize>,
 }
 
 impl Target {
@@ -180,6 +182,12 @@ impl Target {
         };
         let (redis, valkey) = feature.since();
         version.reaches(Some(redis), valkey)
+    }
+
+    /// The longest key that it takes, where there is a limit.
+    #[inline]
+    pub fn key_limit(&self) -> Option<usize> {
+        (self.dialect == Dialect::Twemproxy).then(|| self.key_bytes.unwrap_or(TWEMPROXY_KEY_BYTES))
     }
 
     /// Whether the destination has a command that these versions brought.

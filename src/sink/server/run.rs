@@ -336,8 +336,7 @@ impl ServerSink<'_> {
                         return Err(error);
                     }
                     self.last_error = error.to_string();
-                    let pause =
-                        Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
+                    let pause = Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
                     self.links[i].down = Some(Down {
                         until: Instant::now() + pause,
                         attempts: down.attempts + 1,
@@ -361,15 +360,13 @@ impl ServerSink<'_> {
         }
         let unsent = self.links[i].fail();
         self.requeue(unsent)?;
-        let used = self
-            .o
-            .slots
-            .as_ref()
-            .is_some_and(|slots| slots.nodes().iter().any(|node| {
+        let used = self.o.slots.as_ref().is_some_and(|slots| {
+            slots.nodes().iter().any(|node| {
                 self.nodes
                     .get(&(node.host.clone(), node.port))
                     .is_some_and(|first| (*first..*first + self.o.connections.max(1)).contains(&i))
-            }));
+            })
+        });
         if !used {
             // It may never come back, and nobody waits for it.
             self.links[i].down = None;
@@ -388,7 +385,11 @@ impl ServerSink<'_> {
             return Ok(());
         }
         self.slots_asked = Some(now);
-        let mut endpoints: Vec<_> = self.links.iter().map(|link| link.endpoint.clone()).collect();
+        let mut endpoints: Vec<_> = self
+            .links
+            .iter()
+            .map(|link| link.endpoint.clone())
+            .collect();
         endpoints.dedup_by_key(|endpoint| endpoint.address.to_string());
         for endpoint in endpoints {
             let Ok(mut connection) = Connection::open(&endpoint) else {
