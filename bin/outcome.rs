@@ -55,7 +55,10 @@ impl Exit {
             | ErrorKind::LogGone(_)
             | ErrorKind::NoTimes
             | ErrorKind::BaseTooNew
-            | ErrorKind::BadCheckpoint { .. } => Exit::Policy,
+            | ErrorKind::BadCheckpoint { .. }
+            | ErrorKind::Exists { .. }
+            | ErrorKind::PayloadVersion { .. }
+            | ErrorKind::Refused { .. } => Exit::Policy,
             _ => Exit::Corrupt,
         }
     }
@@ -120,6 +123,15 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "is it the right file? To start over, remove it and empty the destination"
         }
         ErrorKind::Packed { .. } => "fetch the file again",
+        ErrorKind::Exists { .. } => {
+            "--on-exist skip leaves such keys as they are, --on-exist replace replaces them"
+        }
+        ErrorKind::PayloadVersion { .. } => {
+            "the server is older than it said: --mode commands needs no payloads, --target-version names its version"
+        }
+        ErrorKind::Refused { .. } => {
+            "see to the server's words; --on-error continue leaves out what is refused and lists it with --rejects FILE"
+        }
         ErrorKind::OtherKind(_) | ErrorKind::LogGone(_) | ErrorKind::Vkcs | ErrorKind::Changed => {
             return None;
         }

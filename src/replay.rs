@@ -69,6 +69,19 @@ pub struct Piece {
     pub snapshot: Option<(u64, String)>,
 }
 
+impl Piece {
+    /// Whether it is the same file; a log may have grown.
+    pub fn is(&self, other: &Piece) -> bool {
+        let (a, b) = (&self.file, &other.file);
+        match (&self.snapshot, &other.snapshot) {
+            // A copy of a snapshot is as good.
+            (Some(_), Some(_)) => self.snapshot == other.snapshot && a.head == b.head,
+            (None, None) => a.inode == b.inode && (a.head == b.head || a.head.len < b.head.len),
+            _ => false,
+        }
+    }
+}
+
 /// A [`Place`], in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

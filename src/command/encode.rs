@@ -79,13 +79,16 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// Most strings that are set by one command, MSET; 0 or 1 for none.
     pub gather: usize,
+    /// In `auto`, values above so many bytes go as commands, so that the destination is not held up by one key; 0 for
+    /// [`AUTO_RESTORE_BYTES`].
+    pub big_key: usize,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
     /// How commands of a log are read.
     pub log: LogRules,
 }
 
-/// Values above this size go as commands in `auto`, so that the destination is not held up by one key.
+/// Values above this size go as commands in `auto`, unless the settings say otherwise.
 pub const AUTO_RESTORE_BYTES: usize = 64 << 20;
 /// Strings above this size need SETRANGE: one argument may not be larger by default.
 const BULK_LIMIT: usize = 512 << 20;
@@ -694,7 +697,11 @@ impl Encoder<'_> {
         self.restored = false;
         if self.goes_as_restore(&one.record) {
             skip_value(c)?;
-            let large = c.pos() - one.value.pos() > AUTO_RESTORE_BYTES;
+            let big = match self.settings.big_key {
+                0 => AUTO_RESTORE_BYTES,
+                bytes => bytes,
+            };
+            let large = c.pos() - one.value.pos() > big;
             let shifted = ty.has_field_expiry() && self.settings.transform.changes_expiry();
             let cut = self.settings.mode == Mode::Auto && large && !self.only_restore(ty);
             if !cut && !shifted {

@@ -465,6 +465,17 @@ impl Link {
         .head(most)
     }
 
+    /// Forgets the front item, if it still is this one.
+    pub(super) fn release_if(&mut self, item: &Item) {
+        if self
+            .items
+            .front()
+            .is_some_and(|front| front.end == item.end)
+        {
+            self.release();
+        }
+    }
+
     /// Forgets the front item.
     #[inline]
     pub(super) fn release(&mut self) {

@@ -122,6 +122,8 @@ pub struct Counts {
     pub reconnected: u64,
     /// Keys left as they were because they were there already.
     pub existing: u64,
+    /// Function libraries left as they were because they were there already.
+    pub libraries_there: u64,
     /// Keys of a snapshot that a server refused.
     pub rejected: u64,
     /// Commands of a log that a server refused.

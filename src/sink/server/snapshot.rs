@@ -37,7 +37,7 @@ impl ServerSink<'_> {
             b"EXISTS" => Kind::Gate,
             b"DEL" | b"UNLINK" | b"SADD" | b"HSET" | b"ZADD" | b"PEXPIREAT" | b"EXPIREAT"
             | b"SETRANGE" => Kind::Plain(Expect::Int),
-            b"RPUSH" if self.o.on_exist != Policy::Merge => {
+            b"RPUSH" if self.o.on_exist != Policy::Merge && !self.o.at_least_once => {
                 let count = seen.argc.saturating_sub(2) as u32;
                 let before = self
                     .list
@@ -350,6 +350,11 @@ impl ServerSink<'_> {
         let loaded = item.slot == ONE_NODE && contains(b"already exists");
         if (item.again || self.o.resumed) && (did || loaded) {
             // The first try did it.
+            self.done(link, item);
+            return Ok(());
+        }
+        if loaded && matches!(self.o.on_exist, Policy::Skip | Policy::Merge) {
+            self.counts.libraries_there += 1;
             self.done(link, item);
             return Ok(());
         }
