@@ -1,6 +1,7 @@
-//! Connections to servers: where they are, how one is opened, and what they answer.
+//! Connections to servers: where they are, how one is opened, what they answer, and whether they are fit to be loaded.
 
 pub mod connection;
 pub mod endpoint;
 pub mod reply;
+pub mod slots;
 mod tls;
