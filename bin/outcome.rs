@@ -50,6 +50,7 @@ impl Exit {
             ErrorKind::Io { .. } => Exit::LocalFile,
             ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => Exit::Unreachable,
             ErrorKind::Databases(_)
+            | ErrorKind::Unfit(_)
             | ErrorKind::Command { .. }
             | ErrorKind::LogGone(_)
             | ErrorKind::NoTimes
@@ -124,7 +125,9 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
         }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
         // Their sentences say it themselves: it depends on what the server answered.
-        ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => return None,
+        ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } | ErrorKind::Unfit(_) => {
+            return None;
+        }
         ErrorKind::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => "free some space and run the same command again",
             std::io::ErrorKind::PermissionDenied => {

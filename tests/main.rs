@@ -13,6 +13,7 @@ mod expiring;
 mod follow;
 mod harness;
 mod manifest;
+mod preflight;
 mod rewriting;
 mod selecting;
 mod support;

@@ -2,6 +2,8 @@
 
 pub mod connection;
 pub mod endpoint;
+pub mod preflight;
 pub mod reply;
 pub mod slots;
+mod stats;
 mod tls;
