@@ -23,8 +23,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub struct Wish {
     /// The dialect, where it was named. A destination of another kind is an error.
     pub dialect: Option<Dialect>,
-    /// The classic command line, whose destination is a twemproxy: one is expected, and a server that proves to be
-    /// none is taken as what it is.
+    /// That the twemproxy named is only what is expected, as by the classic command line: a destination that proves to
+    /// be none is taken as what it is.
     pub prefer_twemproxy: bool,
     /// Host and port where nutcracker gives its statistics.
     pub proxy_stats: Option<(String, u16)>,
@@ -135,8 +135,10 @@ pub fn look(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
         Kind::Server { cluster: true } => Dialect::Cluster,
         Kind::Proxy => Dialect::Twemproxy,
     };
+    let expected = wish.prefer_twemproxy && wish.dialect == Some(Dialect::Twemproxy);
     if let Some(named) = wish.dialect
         && named != found
+        && !expected
     {
         let is = match found {
             Dialect::Redis => "a server of its own, neither a twemproxy nor a node of a cluster",
@@ -563,10 +565,14 @@ fn proxy(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
         ));
     }
     if let (Some((host, port)), Some(before)) = (&wish.proxy_stats, before) {
-        let stats = before.newer(host, *port, endpoint.timeout)?;
-        destination
-            .warnings
-            .extend(stats.warnings(destination.servers.len()));
+        let (stats, is_newer) = before.newer(host, *port, endpoint.timeout)?;
+        let warnings = &mut destination.warnings;
+        warnings.extend(stats.warnings(destination.servers.len()));
+        if !is_newer {
+            warnings.push(format!(
+                "the statistics at {host}:{port} do not count yet what was sent just now, so they may not show everything; started with -i 1000, nutcracker renews them every second instead of every 30"
+            ));
+        }
     }
     Ok(destination)
 }

@@ -28,7 +28,7 @@ struct Pool {
 impl Stats {
     pub(super) fn read(host: &str, port: u16, timeout: Duration) -> Result<Stats> {
         /// Far more than the statistics of any proxy.
-        const MOST_BYTES: u64 = 4 << 20;
+        const MOST_BYTES: usize = 4 << 20;
         let name = format!("{host}:{port}");
         let failed = |error: std::io::Error| {
             Error::unreachable(
@@ -47,15 +47,26 @@ impl Stats {
                 Err(error) => last = error,
             }
         }
-        let Some(stream) = stream else {
+        let Some(mut stream) = stream else {
             return Err(failed(last));
         };
-        stream.set_read_timeout(Some(timeout)).map_err(failed)?;
+        // The timeout is for all of it, or a server that gives a byte now and then could keep us for days.
+        let end = Instant::now() + timeout;
         let mut text = Vec::new();
-        stream
-            .take(MOST_BYTES)
-            .read_to_end(&mut text)
-            .map_err(failed)?;
+        let mut part = [0; 16 << 10];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || text.len() > MOST_BYTES {
+                return Err(failed(std::io::ErrorKind::TimedOut.into()));
+            }
+            stream.set_read_timeout(Some(left)).map_err(failed)?;
+            match stream.read(&mut part) {
+                Ok(0) => break,
+                Ok(n) => text.extend_from_slice(&part[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
         Stats::parse(&text).ok_or_else(|| {
             Error::unfit(format!(
                 "{name} gives no statistics of twemproxy; the port is that of nutcracker's option -s"
@@ -93,14 +104,15 @@ impl Stats {
     }
 
     /// Statistics that count what was sent meanwhile, where they come soon: the proxy sums up only now and then, every
-    /// 30 seconds if it is not told otherwise.
-    pub(super) fn newer(self, host: &str, port: u16, timeout: Duration) -> Result<Stats> {
+    /// 30 seconds if it is not told otherwise. And whether they are newer.
+    pub(super) fn newer(self, host: &str, port: u16, timeout: Duration) -> Result<(Stats, bool)> {
         let requests = |stats: &Stats| stats.pools.iter().map(|p| p.requests).sum::<u64>();
         let end = Instant::now() + Duration::from_millis(1_500);
         loop {
             let now = Stats::read(host, port, timeout)?;
-            if requests(&now) != requests(&self) || Instant::now() >= end {
-                return Ok(now);
+            let is_newer = requests(&now) != requests(&self);
+            if is_newer || Instant::now() >= end {
+                return Ok((now, is_newer));
             }
             thread::sleep(Duration::from_millis(100));
         }
