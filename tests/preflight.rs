@@ -176,7 +176,21 @@ fn a_replica_is_refused_and_its_master_named() {
         "{told:?}"
     );
 
+    // One that answers nothing for as long as it has no master.
+    let mute = [
+        "--replicaof",
+        "127.0.0.1 1",
+        "--replica-serve-stale-data",
+        "no",
+    ];
+    let mute = Server::with("redis-7.0", &mute);
+    let why = why_unfit(look(&at(mute.port), &Wish::default()).unwrap_err());
+    assert!(why.contains("give its master, 127.0.0.1:1"), "{why}");
+
     if available("nutcracker") {
+        let proxy = Proxy::over(&[&mute], "", &[]);
+        let why = why_unfit(look(&at(proxy.port), &Wish::default()).unwrap_err());
+        assert!(why.contains("is a replica (MASTERDOWN"), "{why}");
         let proxy = Proxy::over(&[&master, &replica], "", &[]);
         let why = why_unfit(look(&at(proxy.port), &Wish::default()).unwrap_err());
         assert!(
@@ -342,6 +356,11 @@ fn a_cluster_of_two_has_its_writes_tried_on_both() {
         (keyspace(&nodes[0]), keyspace(&nodes[1])),
         (String::new(), String::new())
     );
+    for node in &nodes {
+        // The key was in a slot of the node, or it would have been sent on to the other.
+        let stats = call!(node.client(), "INFO", "commandstats").text();
+        assert!(stats.contains("cmdstat_psetex:calls=1,"), "{stats}");
+    }
     // It writes to each of them: one that does not take writes is noticed, whichever it is.
     for node in &nodes {
         call!(node.client(), "ACL", "SETUSER", "default", "-psetex");

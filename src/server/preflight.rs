@@ -444,6 +444,8 @@ fn ready_server(
     loop {
         let mut told = Vec::new();
         let server = server(connection, &mut told)?;
+        // To wait for a replica would be in vain.
+        must_be_master(&server)?;
         if server.loading {
             if Instant::now() >= end {
                 return Err(Error::unreachable(
@@ -454,7 +456,6 @@ fn ready_server(
             thread::sleep(PAUSE);
             continue;
         }
-        must_be_master(&server)?;
         warnings.extend(told);
         return Ok(server);
     }
@@ -539,6 +540,12 @@ fn proxy(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
     match discover(&mut connection, end)? {
         Discovered::All(keys) => {
             destination.servers = behind(&mut connection, &keys)?;
+            if destination.servers.len() < keys.len() {
+                return Err(Error::unreachable(
+                    &name,
+                    "a server behind it answered a moment ago and does not now",
+                ));
+            }
             destination.can_eval = true;
             let mut clocks = Vec::new();
             for server in &destination.servers {
