@@ -667,6 +667,7 @@ impl ConvertArgs {
         let target = Target {
             dialect: form.dialect.into(),
             version: form.target_version,
+            key_bytes: None,
         };
         Ok(Settings {
             mode: form.mode.into(),
@@ -687,12 +688,7 @@ impl ConvertArgs {
 impl ReplayArgs {
     /// The library's settings, for a destination that is known by now: what it was found to be, or what --dialect and
     /// --target-version say it is. Errors are usage errors.
-    pub fn settings(
-        &self,
-        now_ms: i64,
-        dialect: Dialect,
-        version: Option<Version>,
-    ) -> Result<Settings, String> {
+    pub fn settings(&self, now_ms: i64, target: Target) -> Result<Settings, String> {
         Ok(Settings {
             mode: self.target.mode.into(),
             on_exist: self.on_exist().into(),
@@ -702,7 +698,7 @@ impl ReplayArgs {
                 &self.batches,
                 &self.failures,
                 &self.logs,
-                Target { dialect, version },
+                target,
                 now_ms,
             )?
         })
@@ -783,6 +779,7 @@ fn settings(
         no_functions: batches.no_functions,
         log: LogRules {
             pass_unknown: logs.unknown_commands.into(),
+            ..LogRules::default()
         },
         ..Settings::default()
     })

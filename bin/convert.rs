@@ -1,28 +1,22 @@
 //! `convert`: snapshots and logs → a RESP command file.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use indicatif::HumanCount;
 use jiff::Timestamp;
 use redis_migration::aof::checkpoint::Checkpoint;
 use redis_migration::command::encode::Settings;
-use redis_migration::error::show_key;
 use redis_migration::pipeline::{Checksum, Options, Progress};
 use redis_migration::sink::file::{FileSink, OpenError};
-use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::args::{ChecksumArg, ConvertArgs, SummaryArg};
-use crate::job::{Ended, Inputs, Job};
+use crate::args::{ChecksumArg, ConvertArgs};
+use crate::job::{Ended, Inputs, Job, JobArgs, Output, lock};
 use crate::outcome::{self, Exit};
-use crate::report::{Log, Shown};
-use crate::target;
+use crate::rejects::Rejects;
+use crate::report::{Log, Summary};
+use crate::run::{self, Finish};
 
 /// After a signal the run gets this long to end by itself: it may be waiting in a read or a write.
 const GRACE: Duration = Duration::from_secs(2);
@@ -36,87 +30,21 @@ pub fn run(args: &ConvertArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    if let Some(dir) = &args.input.tmp_dir
-        && tempfile::env::override_temp_dir(dir).is_err()
-    {
-        log.failure("the directory for temporary files is set already");
-        return Exit::Usage;
-    }
-    let _lock = match args.manners.lock.as_deref().map(lock).transpose() {
-        Ok(lock) => lock,
-        Err((text, exit)) => {
-            log.failure(&text);
-            return exit;
-        }
-    };
     if let Err(text) = check(args) {
         log.failure(&text);
         return Exit::Usage;
     }
-    // A name that is mistyped should be found before hours of work on the inputs before it.
-    for path in args.input.inputs.iter().filter(|p| *p != Path::new("-")) {
-        match std::fs::metadata(path) {
-            Err(error) if !args.logs.follow => {
-                log.failure(&format!("{}: cannot be opened: {error}", path.display()));
-                return Exit::LocalFile;
-            }
-            _ => {}
-        }
-    }
-    warn_of_merging(&settings, log);
-
-    let signal = Arc::new(AtomicUsize::new(0));
-    if let Err(error) = catch_signals(&signal) {
-        log.failure(&format!("signals cannot be caught: {error}"));
-        return Exit::LocalFile;
-    }
+    let _lock = match run::prepare(&args.input, &args.logs, &args.manners, log) {
+        Ok(lock) => lock,
+        Err(exit) => return exit,
+    };
+    run::warn_of_merging(&settings, log);
     let started = Instant::now();
-    let progress = Arc::new(Progress::default());
-    let mut shown = Shown::new(&args.manners, log);
-    std::thread::scope(|scope| {
-        let (done, finished) = sync_channel(1);
-        let worker = {
-            let (progress, settings) = (&progress, &settings);
-            scope.spawn(move || {
-                let exit = convert(args, settings, log, progress, started);
-                let _ = done.send(());
-                exit
-            })
-        };
-        let mut since_signal: Option<Instant> = None;
-        while let Err(RecvTimeoutError::Timeout) = finished.recv_timeout(Duration::from_millis(100))
-        {
-            let caught = signal.load(Ordering::Relaxed) as i32;
-            if caught != 0 {
-                progress.stop.store(true, Ordering::Relaxed);
-                if since_signal.get_or_insert_with(Instant::now).elapsed() > GRACE {
-                    shown.clear();
-                    log.failure("interrupted while waiting for a reader or a writer");
-                    std::process::exit(i32::from(Exit::Signal(caught).code()));
-                }
-            }
-            shown.update(&progress);
-        }
-        shown.clear();
-        let finish = worker.join().expect("the converter does not panic");
-        let caught = signal.load(Ordering::Relaxed) as i32;
-        finish(if caught != 0 { Some(caught) } else { None })
+    let progress = Progress::default();
+    run::supervise(&args.manners, log, GRACE, &progress, || {
+        convert(args, &settings, log, &progress, started)
     })
 }
-
-/// The first signal asks the run to stop, the second ends it at once.
-fn catch_signals(signal: &Arc<AtomicUsize>) -> std::io::Result<()> {
-    for number in [SIGINT, SIGTERM] {
-        let again = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register_conditional_shutdown(number, 128 + number, again.clone())?;
-        signal_hook::flag::register(number, again)?;
-        signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
-    }
-    Ok(())
-}
-
-/// What is left to say once the progress bar is gone.
-type Finish<'a> = Box<dyn FnOnce(Option<i32>) -> Exit + Send + 'a>;
 
 fn convert<'a>(
     args: &'a ConvertArgs,
@@ -131,33 +59,33 @@ fn convert<'a>(
             exit
         })
     };
-    let inputs = match Inputs::open(args, progress, log) {
+    let not_opened = |name: String, error: Error| -> Finish<'a> {
+        let (on_error, hide) = (args.failures.on_error.into(), args.manners.hide_keys);
+        Box::new(move |signal| run::not_opened(on_error, hide, &name, &error, signal, log))
+    };
+    let checkpoint = match args.logs.checkpoint.as_deref().map(Checkpoint::load) {
+        None => None,
+        Some(Ok(checkpoint)) => checkpoint,
+        Some(Err(error)) => return not_opened(String::new(), error),
+    };
+    let inputs = match Inputs::open(&args.input, &args.logs, progress, log) {
         Ok(inputs) => inputs,
-        Err((name, error)) => {
-            return Box::new(move |signal| not_opened(args, &name, &error, signal, log));
-        }
+        Err((name, error)) => return not_opened(name, error),
     };
     let mut settings = settings.clone();
-    if inputs.holds {
-        let filter = &mut settings.filter;
-        if filter.size.is_some() || filter.ttl.is_some() {
-            return fail(
-                "--size and --ttl choose by what the commands of a log do not show".to_owned(),
-                Exit::Usage,
-            );
-        }
-        // What follows takes for granted that every key is there.
-        filter.keep_expired = true;
-        if args.logs.hold.0 > 0 {
-            settings.transform.hold_until_ms = Some(filter.now_ms.saturating_add(args.logs.hold.0));
-        }
+    if let Err(text) = run::hold(&mut settings, &inputs, &args.logs) {
+        return fail(text, Exit::Usage);
     }
-    let sink = match open_sink(args, inputs.checkpoint()) {
+    let sink = match open_sink(args, checkpoint.as_ref()) {
         Ok(sink) => sink,
         Err((text, exit)) => return fail(text, exit),
     };
-    let rejects = match Rejects::create(args, log) {
-        Ok(rejects) => rejects,
+    let rejects = match Rejects::create(
+        args.failures.rejects.as_deref(),
+        args.manners.hide_keys,
+        log,
+    ) {
+        Ok(rejects) => Arc::new(Mutex::new(rejects)),
         Err(text) => return fail(text, Exit::LocalFile),
     };
     let checksum = match args.input.checksum {
@@ -167,49 +95,57 @@ fn convert<'a>(
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.input.threads.map_or(cores, usize::from);
-    let options = Options { threads, checksum };
-    let mut job = Job::new(args, &settings, options, log, progress, sink, rejects);
-    job.run(inputs);
-    let ended = job.end();
-    Box::new(move |signal| ending(args, ended, signal, log, started))
-}
-
-/// An input, or the checkpoint, could not be opened: nothing was begun.
-fn not_opened(
-    args: &ConvertArgs,
-    name: &str,
-    error: &Error,
-    signal: Option<i32>,
-    log: Log,
-) -> Exit {
-    if let (ErrorKind::Stopped, Some(signal)) = (error.kind(), signal) {
-        log.failure(&format!("{name}: interrupted; nothing was written"));
-        return Exit::Signal(signal);
-    }
-    let next = outcome::next_step(error, args.failures.on_error.into())
-        .map_or(String::new(), |n| format!(" Next: {n}."));
-    // Errors of the system name the file themselves.
-    let name = match error.kind() {
-        ErrorKind::Io { .. } | ErrorKind::BadCheckpoint { .. } => String::new(),
-        _ => format!("{name}: "),
+    let options = Options {
+        threads,
+        checksum,
+        from: 0,
+        replace_before: 0,
     };
-    log.failure(&format!(
-        "{name}{}. Nothing was written.{next}",
-        error.describe(args.manners.hide_keys)
-    ));
-    Exit::of(error)
+    let what = JobArgs {
+        input: &args.input,
+        logs: &args.logs,
+        output: args.output.output.as_deref(),
+        hide_keys: args.manners.hide_keys,
+    };
+    let output = Output::File(sink, checkpoint);
+    let mut job = Job::new(
+        what,
+        &settings,
+        options,
+        log,
+        progress,
+        output,
+        rejects.clone(),
+    );
+    job.run(inputs);
+    let Ended {
+        summary,
+        output,
+        failed,
+    } = job.end();
+    let Output::File(sink, _) = output else {
+        unreachable!("it is what it was")
+    };
+    let rejected = lock(&rejects).finish();
+    let ended = Converted {
+        summary,
+        sink,
+        failed,
+        rejected,
+    };
+    Box::new(move |signal| ending(args, ended, signal, log, started))
 }
 
 /// The ending tells the truth: what failed, what was written all the same and where it is, the summary, and the
 /// exit code.
 fn ending(
     args: &ConvertArgs,
-    ended: Ended,
+    ended: Converted,
     signal: Option<i32>,
     log: Log,
     started: Instant,
 ) -> Exit {
-    let Ended {
+    let Converted {
         mut summary,
         sink,
         failed,
@@ -240,7 +176,7 @@ fn ending(
                 exit = Exit::Signal(signal);
                 let left = left.replace(" before it", "");
                 let next = match (&args.logs.checkpoint, args.logs.follow) {
-                    (Some(_), true) => format!("go on: {}", command_line()),
+                    (Some(_), true) => format!("go on: {}", run::command_line()),
                     _ => "start over.".to_owned(),
                 };
                 log.failure(&format!(
@@ -259,69 +195,28 @@ fn ending(
                 log.failure(&format!(
                     "{name}{}. {}.{next}",
                     error.describe(hide),
-                    capital(&left)
+                    run::capital(&left)
                 ));
             }
         }
     }
-    match rejected {
-        Ok(0) => {}
-        Ok(n) => {
-            let list = match &args.failures.rejects {
-                Some(path) => format!("listed in {}", path.display()),
-                None => "--rejects FILE lists them".to_owned(),
-            };
-            log.failure(&format!("{} could not be written; {list}", HumanCount(n)));
-            if exit == Exit::Done {
-                exit = Exit::Rejected;
-            }
-        }
-        Err(text) => {
-            log.failure(&text);
-            if exit == Exit::Done {
-                exit = Exit::LocalFile;
-            }
-        }
-    }
-    summary.exit = exit;
-    summary.seconds = started.elapsed().as_secs_f64();
-    match args.manners.summary {
-        // Where nothing was read there is nothing to sum up; the failure has said all.
-        SummaryArg::Text if summary.inputs.iter().all(|i| i.kind().is_empty()) => {}
-        SummaryArg::Text => summary.text(log),
-        SummaryArg::Json if !args.manners.quiet => eprintln!("{}", summary.json()),
-        SummaryArg::Json => {}
-    }
-    if let Err(text) = summary.files(&args.manners) {
-        log.failure(&text);
-        if exit == Exit::Done {
-            exit = Exit::LocalFile;
-        }
-    }
-    exit
+    run::sum_up(
+        &mut summary,
+        rejected,
+        &args.failures,
+        &args.manners,
+        exit,
+        started,
+        log,
+    )
 }
 
-/// What was started, to be started again; words are quoted where a shell would take them apart, and passwords are
-/// not shown.
-pub fn command_line() -> String {
-    let plain = |b: char| b.is_alphanumeric() || "-_=./:,@+%".contains(b);
-    let given: Vec<_> = std::env::args_os().collect();
-    let (words, masked) = target::masked(&given);
-    let words: Vec<String> = words
-        .into_iter()
-        .map(|word| {
-            if !word.is_empty() && word.chars().all(plain) {
-                word
-            } else {
-                format!("'{}'", word.replace('\'', "'\\''"))
-            }
-        })
-        .collect();
-    let mut line = words.join(" ");
-    if masked {
-        line.push_str("\n*** stands for the password; REDISCLI_AUTH can carry it in its place");
-    }
-    line
+/// What is left of a run for its ending.
+struct Converted {
+    summary: Summary,
+    sink: FileSink,
+    failed: Option<Error>,
+    rejected: Result<u64, String>,
 }
 
 /// What cannot be asked for together.
@@ -341,31 +236,6 @@ fn check(args: &ConvertArgs) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or(String::new(), |first| {
-        first.to_uppercase().collect::<String>() + chars.as_str()
-    })
-}
-
-fn lock(path: &Path) -> Result<File, (String, Exit)> {
-    let failed = |e: std::io::Error| (format!("{}: {e}", path.display()), Exit::LocalFile);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err((
-            format!("{} is held by another run", path.display()),
-            Exit::Locked,
-        )),
-        Err(TryLockError::Error(e)) => Err(failed(e)),
-    }
 }
 
 fn open_sink(
@@ -395,103 +265,5 @@ fn open_sink(
         }
         _ => FileSink::stdout()
             .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
-    }
-}
-
-/// Two databases brought into one may hold keys of the same name.
-fn warn_of_merging(settings: &Settings, log: Log) {
-    let map = &settings.transform.db_map;
-    for (from, to) in map {
-        let other = map
-            .iter()
-            .find(|(f, t)| t == &to && f > &from)
-            .map(|(f, _)| f);
-        if let Some(other) = other {
-            log.warning(&format!(
-                "databases {from} and {other} both go to {to}: of keys with the same name the later one stays"
-            ));
-        }
-    }
-}
-
-/// Keys that could not be written: into a CSV file, and the first few to stderr.
-pub struct Rejects {
-    csv: Option<csv::Writer<File>>,
-    name: String,
-    count: u64,
-    hide_keys: bool,
-    log: Log,
-}
-
-impl Rejects {
-    /// So many are shown on stderr.
-    const SHOWN: u64 = 5;
-
-    fn create(args: &ConvertArgs, log: Log) -> Result<Rejects, String> {
-        let path = args.failures.rejects.as_deref();
-        let name = path.map_or(String::new(), |p| p.display().to_string());
-        let failed = |e: &dyn std::fmt::Display| format!("{name}: {e}");
-        let mut csv = path
-            .map(File::create)
-            .transpose()
-            .map_err(|e| failed(&e))?
-            .map(csv::Writer::from_writer);
-        if let Some(csv) = &mut csv {
-            csv.write_record(["db", "key", "type", "command", "error"])
-                .map_err(|e| failed(&e))?;
-        }
-        Ok(Rejects {
-            csv,
-            name,
-            count: 0,
-            hide_keys: args.manners.hide_keys,
-            log,
-        })
-    }
-
-    pub fn add(&mut self, reject: &Reject) -> redis_migration::Result<()> {
-        self.count += 1;
-        let db = reject.db.map_or(String::new(), |db| db.to_string());
-        if self.count <= Self::SHOWN {
-            let key = show_key(&reject.key, self.hide_keys);
-            let place = if db.is_empty() {
-                String::new()
-            } else {
-                format!(" in db {db}")
-            };
-            self.log.failure(&format!(
-                "rejected {} {key}{place}: {}",
-                reject.type_name, reject.error
-            ));
-        }
-        let Some(csv) = &mut self.csv else {
-            return Ok(());
-        };
-        let shown = if self.hide_keys {
-            show_key(&reject.key, true).into_bytes()
-        } else {
-            reject.key.clone()
-        };
-        let record: [&[u8]; 5] = [
-            db.as_bytes(),
-            &shown,
-            reject.type_name.as_bytes(),
-            reject.command.as_bytes(),
-            reject.error.as_bytes(),
-        ];
-        csv.write_record(record).map_err(|e| {
-            Error::io(
-                format!("{} cannot be written", self.name),
-                std::io::Error::other(e),
-            )
-        })
-    }
-
-    pub fn finish(mut self) -> Result<u64, String> {
-        if let Some(csv) = &mut self.csv {
-            csv.flush()
-                .map_err(|e| format!("{} cannot be written: {e}", self.name))?;
-        }
-        Ok(self.count)
     }
 }

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
@@ -22,15 +23,21 @@ use redis_migration::aof::watch::Watch;
 use redis_migration::command::encode::Settings;
 use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
 use redis_migration::pipeline::{Options, Progress, Report, Stream};
+use redis_migration::replay;
+use redis_migration::sink::Sink;
 use redis_migration::sink::file::FileSink;
+use redis_migration::sink::server::ServerSink;
 use redis_migration::tally::Tally;
 use redis_migration::{Error, ErrorKind, Result};
 
-use crate::args::ConvertArgs;
-use crate::convert::Rejects;
+use crate::args::{InputArgs, LogArgs};
 use crate::outcome::Exit;
+use crate::rejects::Rejects;
 use crate::report::{InputSummary, Log, Summary};
 use crate::values::{Limit, LogTime};
+
+/// When a run is to end, it waits so long for the answers of what is on its way.
+const DRAIN_FOR: Duration = Duration::from_secs(10);
 
 /// While a log is followed, its checkpoint is written this often.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
@@ -40,7 +47,125 @@ pub struct Inputs {
     sets: Vec<Set>,
     /// Whether there are commands that may depend on what expires.
     pub holds: bool,
-    checkpoint: Option<Checkpoint>,
+}
+
+/// Where the commands go.
+pub enum Output<'a> {
+    /// Into a file or a pipe; with what a checkpoint tells of an earlier run.
+    File(FileSink, Option<Checkpoint>),
+    Server(Box<Server<'a>>),
+}
+
+/// A destination, and what is remembered of the way there.
+pub struct Server<'a> {
+    pub sink: ServerSink<'a>,
+    pub keeper: Arc<Mutex<replay::Keeper>>,
+    /// What an earlier run left that did not come to its end, or came to it in a log.
+    pub resumed: Option<replay::Checkpoint>,
+    /// Whether keys of a snapshot that the earlier run may have sent are ours to replace.
+    pub ours: bool,
+    /// Through a proxy: keys that lead to each of the servers behind it.
+    pub representatives: Vec<Vec<u8>>,
+    /// Told at the begin and the end of a snapshot and of a log, as the original does.
+    pub tell: Option<Box<dyn FnMut(&'static str, bool) + Send + 'a>>,
+    /// Files begun so far.
+    pieces: u32,
+}
+
+impl<'a> Server<'a> {
+    pub fn new(
+        sink: ServerSink<'a>,
+        keeper: Arc<Mutex<replay::Keeper>>,
+        resumed: Option<replay::Checkpoint>,
+        ours: bool,
+        representatives: Vec<Vec<u8>>,
+    ) -> Server<'a> {
+        Server {
+            sink,
+            keeper,
+            resumed,
+            ours,
+            representatives,
+            tell: None,
+            pieces: 0,
+        }
+    }
+
+    fn keeper(&self) -> std::sync::MutexGuard<'_, replay::Keeper> {
+        self.keeper
+            .lock()
+            .expect("nothing panics while it holds it")
+    }
+
+    fn tell(&mut self, what: &'static str, ended: bool) {
+        if let Some(tell) = &mut self.tell {
+            tell(what, ended);
+        }
+    }
+
+    /// Takes note of the next file; one that an earlier run had begun has to be the same.
+    fn begin(&mut self, file: replay::Piece) -> Result<u32> {
+        let number = self.pieces;
+        self.pieces += 1;
+        let known = self
+            .resumed
+            .as_ref()
+            .and_then(|resumed| resumed.pieces.get(number as usize));
+        if let Some(known) = known
+            && !known.is(&file)
+        {
+            return Err(Error::plain(ErrorKind::LogGone(format!(
+                "the file {} is not the {} of the run that is to go on: to start over, remove the checkpoint and empty the \
+                 destination",
+                file.file.file, known.file.file
+            ))));
+        }
+        let mut keeper = self.keeper();
+        keeper.checkpoint.pieces.truncate(number as usize);
+        keeper.checkpoint.pieces.push(file);
+        Ok(number)
+    }
+
+    /// From which byte of a snapshot on keys are sent, and up to where they are replaced in any case.
+    fn from(&self, number: u32) -> (u64, u64) {
+        let Some(resumed) = &self.resumed else {
+            return (0, 0);
+        };
+        match resumed.place {
+            Some(at) if at.piece > number => (u64::MAX, 0),
+            Some(at) if at.piece == number && !at.in_log => {
+                (at.offset, if self.ours { resumed.sent } else { 0 })
+            }
+            Some(_) => (0, 0),
+            None => (
+                0,
+                if self.ours && number == 0 {
+                    resumed.sent
+                } else {
+                    0
+                },
+            ),
+        }
+    }
+}
+
+impl Output<'_> {
+    fn sink(&mut self) -> &mut dyn Sink {
+        match self {
+            Output::File(sink, _) => sink,
+            Output::Server(server) => &mut server.sink,
+        }
+    }
+}
+
+/// Which inputs a run reads, and how.
+#[derive(Clone, Copy)]
+pub struct JobArgs<'a> {
+    pub input: &'a InputArgs,
+    pub logs: &'a LogArgs,
+    /// The output file, where there is one.
+    pub output: Option<&'a Path>,
+    pub hide_keys: bool,
 }
 
 impl Inputs {
@@ -48,23 +173,18 @@ impl Inputs {
     ///
     /// Errors come with the input's name.
     pub fn open(
-        args: &ConvertArgs,
+        input: &InputArgs,
+        logs: &LogArgs,
         progress: &Progress,
         log: Log,
     ) -> std::result::Result<Inputs, (String, Error)> {
         let options = OpenOptions {
-            no_mmap: args.input.no_mmap,
-        };
-        let checkpoint = match &args.logs.checkpoint {
-            Some(path) => {
-                Checkpoint::load(path).map_err(|error| (path.display().to_string(), error))?
-            }
-            None => None,
+            no_mmap: input.no_mmap,
         };
         let mut sets = Vec::new();
-        for path in &args.input.inputs {
+        for path in &input.inputs {
             let named = |error| (name_of(path), error);
-            if args.logs.follow {
+            if logs.follow {
                 wait_for(path, progress, log).map_err(named)?;
             }
             let set = Set::open(path, &options, &progress.stop).map_err(named)?;
@@ -82,17 +202,28 @@ impl Inputs {
             (Kind::Snapshot, Role::Alone) => piece.preface().is_preamble,
             _ => false,
         };
-        let holds = args.logs.follow || sets.iter().flat_map(|set| &set.pieces).any(is_log);
-        Ok(Inputs {
-            sets,
-            holds,
-            checkpoint,
-        })
+        let holds = logs.follow || sets.iter().flat_map(|set| &set.pieces).any(is_log);
+        Ok(Inputs { sets, holds })
     }
 
-    /// The checkpoint that an earlier run left.
-    pub fn checkpoint(&self) -> Option<&Checkpoint> {
-        self.checkpoint.as_ref()
+    /// Whether a checkpoint tells of these files, whole.
+    pub fn are_those_of(&self, known: &replay::Checkpoint) -> bool {
+        let pieces: Vec<&Piece> = self.sets.iter().flat_map(|set| &set.pieces).collect();
+        pieces.len() == known.pieces.len()
+            && pieces.iter().zip(&known.pieces).all(|(piece, known)| {
+                let source = &piece.source;
+                let Ok(input) = source.snapshot(true) else {
+                    return false;
+                };
+                replay_piece(&source.name, &source.file, Some(&input.data))
+                    .is_ok_and(|file| known.is(&file))
+            })
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.sets.iter().flat_map(|set| &set.pieces);
+        pieces.map(|piece| piece.source.file_bytes).sum()
     }
 }
 
@@ -126,14 +257,14 @@ fn wait_for(path: &Path, progress: &Progress, log: Log) -> Result<()> {
 
 /// A run over all inputs.
 pub struct Job<'a> {
-    args: &'a ConvertArgs,
+    args: JobArgs<'a>,
     settings: &'a Settings,
     options: Options,
     log: Log,
     progress: &'a Progress,
     conversion: Conversion<'a>,
-    sink: FileSink,
-    rejects: Rejects,
+    output: Output<'a>,
+    rejects: Arc<Mutex<Rejects>>,
     /// What was done with each file.
     inputs: Vec<InputSummary>,
     /// What ended the run early.
@@ -159,11 +290,10 @@ pub struct Job<'a> {
 }
 
 /// What is left of a run for its ending.
-pub struct Ended {
+pub struct Ended<'a> {
     pub summary: Summary,
-    pub sink: FileSink,
+    pub output: Output<'a>,
     pub failed: Option<Error>,
-    pub rejected: std::result::Result<u64, String>,
 }
 
 /// How the files of the inputs are gone through.
@@ -175,13 +305,13 @@ enum Go {
 
 impl<'a> Job<'a> {
     pub fn new(
-        args: &'a ConvertArgs,
+        args: JobArgs<'a>,
         settings: &'a Settings,
         options: Options,
         log: Log,
         progress: &'a Progress,
-        sink: FileSink,
-        rejects: Rejects,
+        output: Output<'a>,
+        rejects: Arc<Mutex<Rejects>>,
     ) -> Job<'a> {
         let until = args.logs.until.map(|limit| match limit {
             Limit::Offset(offset) => Until::Offset(offset),
@@ -194,7 +324,7 @@ impl<'a> Job<'a> {
             log,
             progress,
             conversion: Conversion::new(settings, Stream::default()),
-            sink,
+            output,
             rejects,
             inputs: Vec::new(),
             failed: None,
@@ -218,9 +348,15 @@ impl<'a> Job<'a> {
             self.failed.get_or_insert(error);
         }
         // What was written is made true in any case, where it can be.
-        if !self.failed.as_ref().is_some_and(is_local) && (!self.stopped() || self.args.logs.follow)
+        if !self.failed.as_ref().is_some_and(cannot_write)
+            && (!self.stopped() || self.args.logs.follow)
+            && !matches!(&self.output, Output::Server(_) if self.stopped())
         {
             self.settle();
+        }
+        if let Output::Server(_) = self.output {
+            self.end_of_server();
+            return;
         }
         // Where the output holds more than the place tells, the next run takes that back by the checkpoint that is there.
         if self.args.logs.follow && self.begun && self.whole {
@@ -235,20 +371,26 @@ impl<'a> Job<'a> {
     }
 
     /// Brings the output into its place, if all is well, and gives what the ending has to tell.
-    pub fn end(mut self) -> Ended {
-        let output = match (&self.args.output.output, &self.failed, self.sink.partial()) {
-            (_, Some(_), Some(partial)) => partial.display().to_string(),
-            (Some(path), ..) => path.display().to_string(),
-            (None, ..) => "stdout".to_owned(),
-        };
-        if self.failed.is_none() {
-            self.failed = self.sink.finish().err();
-            if self.failed.is_none() && !self.args.logs.follow {
-                self.save(false);
+    pub fn end(mut self) -> Ended<'a> {
+        let output = match (&mut self.output, self.args.output) {
+            (Output::File(sink, _), path) => {
+                let output = match (path, &self.failed, sink.partial()) {
+                    (_, Some(_), Some(partial)) => partial.display().to_string(),
+                    (Some(path), ..) => path.display().to_string(),
+                    (None, ..) => "stdout".to_owned(),
+                };
+                if self.failed.is_none() {
+                    self.failed = sink.finish().err();
+                    if self.failed.is_none() && !self.args.logs.follow {
+                        self.save(false);
+                    }
+                }
+                output
             }
-        }
+            (Output::Server(server), _) => server.sink.destination(),
+        };
         if let (Some(error), Some(input)) = (&self.failed, self.inputs.last_mut()) {
-            input.error = Some(error.describe(self.args.manners.hide_keys));
+            input.error = Some(error.describe(self.args.hide_keys));
         }
         Ended {
             summary: Summary {
@@ -257,23 +399,30 @@ impl<'a> Job<'a> {
                 seconds: 0.0,
                 output,
                 torn: self.torn,
+                sent: None,
                 exit: Exit::Done,
             },
-            sink: self.sink,
+            output: self.output,
             failed: self.failed,
-            rejected: self.rejects.finish(),
         }
     }
 
     fn all(&mut self, inputs: Inputs) -> Result<()> {
-        let Inputs {
-            sets, checkpoint, ..
-        } = inputs;
-        self.check_single_db(&sets, checkpoint.as_ref())?;
+        let Inputs { sets, .. } = inputs;
+        let start = match &self.output {
+            Output::Server(server) => server.resumed.as_ref().and_then(|r| r.start.clone()),
+            Output::File(..) => None,
+        };
+        let goes_on = start.is_some() || matches!(&self.output, Output::File(_, Some(_)));
+        self.check_single_db(&sets, goes_on)?;
         let count = sets.len();
         for (i, set) in sets.into_iter().enumerate() {
             let last_set = i + 1 == count;
-            if self.set(set, last_set, checkpoint.as_ref())? == Go::Stop {
+            if start.is_some() && !last_set {
+                // What it goes on with is the log behind them.
+                continue;
+            }
+            if self.set(set, last_set)? == Go::Stop {
                 break;
             }
         }
@@ -283,14 +432,30 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    fn set(&mut self, set: Set, last_set: bool, checkpoint: Option<&Checkpoint>) -> Result<Go> {
+    fn set(&mut self, set: Set, last_set: bool) -> Result<Go> {
         let manifest = set.manifest.clone();
         self.log_dir = manifest
             .as_deref()
             .map(|path| directory_of(path).to_owned());
         let mut pieces = set.pieces;
         let mut from = None;
-        if let (Some(checkpoint), Some(path)) = (checkpoint, &self.args.logs.checkpoint) {
+        let mut base = None;
+        let known = match &self.output {
+            Output::File(_, checkpoint) => checkpoint.clone(),
+            Output::Server(server) => {
+                let resumed = server.resumed.as_ref();
+                let start = resumed.and_then(|resumed| resumed.start.as_ref());
+                if let (Some(start), Some(path)) = (start, &self.args.logs.checkpoint) {
+                    base = Some(start.base);
+                    pieces = resume(pieces, manifest.as_deref(), &start.log, &kept(path))?;
+                    from = Some(start.log.clone());
+                }
+                let mut keeper = server.keeper();
+                keeper.log_dir.clone_from(&self.log_dir);
+                None
+            }
+        };
+        if let (Some(checkpoint), Some(path)) = (&known, &self.args.logs.checkpoint) {
             self.before = (checkpoint.commands, checkpoint.output.bytes);
             self.take_back(checkpoint)?;
             if let Some(place) = &checkpoint.log {
@@ -300,7 +465,11 @@ impl<'a> Job<'a> {
                 // A new file, a new server behind a pipe, or a file that another program appended to has something else
                 // selected, or nothing.
                 let known = checkpoint.output.file.as_ref();
-                let goes_on = self.sink_place()?.is_some_and(|now| {
+                let now = match &self.output {
+                    Output::File(sink, _) => sink_place(sink)?,
+                    Output::Server(_) => None,
+                };
+                let goes_on = now.is_some_and(|now| {
                     now.bytes > 0
                         && known.is_some_and(|known| {
                             (known.dev, known.inode, known.bytes) == (now.dev, now.inode, now.bytes)
@@ -317,7 +486,12 @@ impl<'a> Job<'a> {
             (Role::Alone, _) => true,
         };
         let logs = &self.args.logs;
-        if (logs.checkpoint.is_some() || logs.follow) && !pieces.iter().any(goes_on) {
+        let needs_log = match &self.output {
+            Output::File(..) => logs.checkpoint.is_some() || logs.follow,
+            // A load of a snapshot can be gone on with, too.
+            Output::Server(_) => logs.follow && last_set,
+        };
+        if needs_log && !pieces.iter().any(goes_on) {
             return Err(Error::plain(ErrorKind::OtherKind(
                 "a snapshot alone, or a base without incremental files: there is nothing to go on with; leave out \
                  --checkpoint and --follow",
@@ -325,7 +499,7 @@ impl<'a> Job<'a> {
         }
         if self.args.logs.checkpoint.is_some() {
             // From here on the output holds what no checkpoint tells of.
-            if self.sink.partial().is_none() {
+            if matches!(&self.output, Output::File(sink, _) if sink.partial().is_none()) {
                 self.save(true);
             }
         }
@@ -333,7 +507,8 @@ impl<'a> Job<'a> {
         for (i, piece) in pieces.into_iter().enumerate() {
             let last = last_set && i + 1 == count;
             let from = from.take().filter(|_| i == 0);
-            if self.piece(piece, last, from, manifest.as_deref())? == Go::Stop {
+            let base = base.take().filter(|_| i == 0);
+            if self.piece(piece, last, from, base, manifest.as_deref())? == Go::Stop {
                 return Ok(Go::Stop);
             }
         }
@@ -342,7 +517,10 @@ impl<'a> Job<'a> {
 
     /// Takes back what a run that was killed wrote behind its checkpoint.
     fn take_back(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        if !checkpoint.open || self.sink.partial().is_some() {
+        let Output::File(sink, _) = &mut self.output else {
+            return Ok(());
+        };
+        if !checkpoint.open || sink.partial().is_some() {
             return Ok(());
         }
         let Some(known) = &checkpoint.output.file else {
@@ -357,7 +535,7 @@ impl<'a> Job<'a> {
                 "the last run did not end in order, and {why}"
             )))
         };
-        match self.sink_place()? {
+        match sink_place(sink)? {
             Some(now) if (now.dev, now.inode) == (known.dev, known.inode) => {
                 if now.bytes < known.bytes {
                     return Err(refuse(format!(
@@ -372,7 +550,7 @@ impl<'a> Job<'a> {
                          output and written again",
                         HumanCount(now.bytes - known.bytes)
                     ));
-                    self.sink.cut(known.bytes).map_err(|e| {
+                    sink.cut(known.bytes).map_err(|e| {
                         Error::io("the output cannot be cut back".to_owned(), e)
                     })?;
                 }
@@ -386,15 +564,9 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn sink_place(&self) -> Result<Option<redis_migration::sink::file::Place>> {
-        self.sink
-            .place()
-            .map_err(|e| Error::io("the output cannot be looked at".to_owned(), e))
-    }
-
     /// Refuses logs with several databases before the first byte is written, for destinations that have one.
-    fn check_single_db(&mut self, sets: &[Set], checkpoint: Option<&Checkpoint>) -> Result<()> {
-        if !self.settings.target.dialect.single_db() || checkpoint.is_some() {
+    fn check_single_db(&mut self, sets: &[Set], goes_on: bool) -> Result<()> {
+        if !self.settings.target.dialect.single_db() || goes_on {
             return Ok(());
         }
         for piece in sets.iter().flat_map(|set| &set.pieces) {
@@ -453,6 +625,7 @@ impl<'a> Job<'a> {
         piece: Piece,
         last: bool,
         from: Option<LogPlace>,
+        base: Option<u64>,
         manifest: Option<&Path>,
     ) -> Result<Go> {
         let source = &piece.source;
@@ -490,15 +663,16 @@ impl<'a> Job<'a> {
             self.conversion.set_time(place.time_ms);
         }
         let mut reader = self.reader(source, start, last)?;
+        let seq = match piece.role {
+            Role::Incr { seq, .. } => Some(seq),
+            Role::Alone | Role::Base => None,
+        };
+        self.begin_log(&reader, seq, start, base)?;
         let left = reader
             .file()
             .metadata()
             .map_or(0, |meta| meta.len().saturating_sub(start));
         self.progress.total.fetch_add(left, Ordering::Relaxed);
-        let seq = match piece.role {
-            Role::Incr { seq, .. } => Some(seq),
-            Role::Alone | Role::Base => None,
-        };
         let grows = piece.role != Role::Base;
         if last && grows && self.args.logs.follow {
             return self.follow(source.path.as_deref(), reader, seq, manifest);
@@ -531,13 +705,35 @@ impl<'a> Job<'a> {
             return Err(Error::plain(ErrorKind::BaseTooNew));
         }
         self.whole = false;
+        let mut options = self.options.clone();
+        if let Output::Server(server) = &mut self.output {
+            let failed = |e| Error::io(format!("{} cannot be read", piece.source.name), e);
+            let file = replay_piece(&piece.source.name, &piece.source.file, Some(&input.data))
+                .map_err(failed)?;
+            let number = server.begin(file)?;
+            (options.from, options.replace_before) = server.from(number);
+            server.tell("RDB", false);
+            server.sink.begin_snapshot(number)?;
+            if options.from > 0 {
+                self.log.info(&format!(
+                    "{}: what stands before byte {:#x} is acknowledged already",
+                    piece.source.name,
+                    options.from.min(input.data.len() as u64)
+                ));
+            }
+        }
+        let rejects = &self.rejects;
         let mut report = self.conversion.snapshot(
             &input,
-            &self.options,
-            &mut self.sink,
-            &mut |reject| self.rejects.add(reject),
+            &options,
+            self.output.sink(),
+            &mut |reject| lock(rejects).add(reject),
             self.progress,
         );
+        if let (Output::Server(server), None) = (&mut self.output, &report.error) {
+            report.error = server.sink.drain().err();
+            server.tell("RDB", true);
+        }
         let error = report.error.take();
         let end = report.info.end.filter(|_| report.info.commands_follow);
         // Where a log ends with its snapshot so far, it goes on there.
@@ -558,12 +754,23 @@ impl<'a> Job<'a> {
 
     /// Writes what a log has, and counts it.
     fn commands(&mut self, reader: &mut Reader) -> Result<Rest> {
+        let rejects = &self.rejects;
         let (tally, rest) = self.conversion.log(
             reader,
-            &mut self.sink,
-            &mut |reject| self.rejects.add(reject),
+            self.output.sink(),
+            &mut |reject| lock(rejects).add(reject),
             self.progress,
         );
+        let mut rest = rest;
+        if let (Output::Server(server), Rest::Dry(_) | Rest::Until) = (&mut self.output, &rest) {
+            let conversion = &self.conversion;
+            server
+                .sink
+                .reached_in_log(conversion.taken(), conversion.db(), conversion.time_ms());
+            if let Err(error) = server.sink.drain() {
+                rest = Rest::Failed(error);
+            }
+        }
         let summary = self.inputs.last_mut().expect("it was begun");
         summary.report.tally.add(&tally);
         summary.is_log = true;
@@ -610,7 +817,11 @@ impl<'a> Job<'a> {
 
     /// Writes the true times of what was held back.
     fn settle(&mut self) {
-        let (tally, result) = self.conversion.settle(&mut self.sink, self.progress);
+        let (tally, result) = self.conversion.settle(self.output.sink(), self.progress);
+        let result = match &mut self.output {
+            Output::Server(server) => result.and_then(|()| server.sink.drain()),
+            Output::File(..) => result,
+        };
         if tally != Tally::default() {
             if self.inputs.is_empty() {
                 self.summarize("", 0);
@@ -653,6 +864,7 @@ impl<'a> Job<'a> {
                         self.settle();
                         self.log
                             .info(&format!("{}: caught up", self.current_name()));
+                        self.go_on_from_here(follower.reader())?;
                         self.save(true);
                     }
                     if self.failed.is_some() {
@@ -668,7 +880,10 @@ impl<'a> Job<'a> {
                             self.log.info(&format!("goes on in {name}"));
                             let db = if afresh { 0 } else { self.conversion.db() };
                             self.conversion.begin_file(db, self.clock(reader.file()));
+                            let offset = reader.offset();
                             self.summarize(&name, 0);
+                            self.begin_log(follower.reader(), seq, offset, None)?;
+                            let reader = follower.reader();
                             self.place = Some(self.place_in(reader, seq, reader.offset())?);
                             self.save(true);
                         }
@@ -687,6 +902,80 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Begins a log at the destination.
+    fn begin_log(
+        &mut self,
+        reader: &Reader,
+        seq: Option<u64>,
+        offset: u64,
+        base: Option<u64>,
+    ) -> Result<()> {
+        let Output::Server(server) = &mut self.output else {
+            return Ok(());
+        };
+        let failed = |e| Error::io(format!("{} cannot be read", reader.name()), e);
+        let mut file = replay_piece(reader.name(), reader.file(), None).map_err(failed)?;
+        file.file.seq = seq;
+        let number = server.begin(file)?;
+        server.tell("AOF", false);
+        server
+            .sink
+            .begin_log(number, offset, self.conversion.db(), base)
+    }
+
+    /// Nothing is held back any more: from now on the run can be gone on with in the middle of the log.
+    fn go_on_from_here(&mut self, reader: &Reader) -> Result<()> {
+        let Output::Server(server) = &mut self.output else {
+            return Ok(());
+        };
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        server.keeper().holds = false;
+        let number = server.pieces - 1;
+        server
+            .sink
+            .begin_log(number, reader.offset(), self.conversion.db(), None)?;
+        server.sink.save_now()
+    }
+
+    /// Waits for what is on its way, and leaves the checkpoint as the next run needs it.
+    fn end_of_server(&mut self) {
+        let follow = self.args.logs.follow;
+        let stopped = self.stopped();
+        let Output::Server(server) = &mut self.output else {
+            return;
+        };
+        if let Some(error) = &self.failed {
+            // What stands before a fault of the input is whole and goes out.
+            let input_failed = !stopped && !cannot_write(error);
+            if !input_failed || server.sink.drain().is_err() {
+                server.sink.stop(DRAIN_FOR);
+            }
+            let _ = server.sink.save_now();
+            return;
+        }
+        let result = (|| {
+            if !follow {
+                server.keeper().holds = false;
+            }
+            let in_log = server.sink.acknowledged().in_log;
+            if in_log && !follow {
+                let (db, at) = (self.conversion.db(), self.conversion.taken());
+                server.sink.begin_log(server.pieces - 1, at, db, None)?;
+            }
+            server.sink.finish(&server.representatives)?;
+            server.tell("AOF", true);
+            let mut keeper = server.keeper();
+            keeper.checkpoint.done = true;
+            keeper.save()
+        })();
+        if let Err(error) = result {
+            server.sink.stop(DRAIN_FOR);
+            self.failed = Some(error);
+        }
+    }
+
     fn current_name(&self) -> &str {
         self.inputs.last().map_or("", |input| &input.name)
     }
@@ -695,7 +984,7 @@ impl<'a> Job<'a> {
     fn reach(&mut self, reader: &Reader, seq: Option<u64>, rest: &Rest) -> Result<()> {
         self.timed |= reader.timed;
         // What failed to be written was read all the same.
-        self.whole = !matches!(rest, Rest::Failed(error) if is_local(error));
+        self.whole = !matches!(rest, Rest::Failed(error) if cannot_write(error));
         if self.whole {
             self.place = Some(self.place_in(reader, seq, self.conversion.taken())?);
         }
@@ -730,7 +1019,8 @@ impl<'a> Job<'a> {
 
     /// Writes the checkpoint, if one is kept; what it tells of the output is on disk before.
     fn save(&mut self, open: bool) {
-        let Some(path) = &self.args.logs.checkpoint else {
+        // A destination's own answers say how far it has come; its sink writes that down.
+        let (Some(path), Output::File(sink, _)) = (&self.args.logs.checkpoint, &self.output) else {
             return;
         };
         // Expiries that are still held back would be lost with the run: until they are written it is told as not begun.
@@ -742,14 +1032,9 @@ impl<'a> Job<'a> {
         if let (Some(place), Some(dir)) = (&place, &self.log_dir) {
             self.kept = keep(path, dir, place, self.kept.take());
         }
-        let result = self.sink.sync().and_then(|()| {
-            let file = self.sink_place()?.map(|place| OutputFile {
-                path: self
-                    .args
-                    .output
-                    .output
-                    .as_deref()
-                    .map(|p| escape(p.as_os_str())),
+        let result = sink.sync().and_then(|()| {
+            let file = sink_place(sink)?.map(|place| OutputFile {
+                path: self.args.output.map(|p| escape(p.as_os_str())),
                 dev: place.dev,
                 inode: place.inode,
                 bytes: place.bytes,
@@ -779,9 +1064,54 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Whether a local file could not be read or written.
-fn is_local(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Io { .. })
+/// Whether nothing more can be written, so that nothing can be made true that was written.
+fn cannot_write(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Io { .. }
+            | ErrorKind::Unreachable { .. }
+            | ErrorKind::Login { .. }
+            | ErrorKind::Unfit(_)
+            | ErrorKind::Exists { .. }
+            | ErrorKind::PayloadVersion { .. }
+            | ErrorKind::Refused { .. }
+    )
+}
+
+/// The rejects, which who reads and who sends both add to.
+pub fn lock(rejects: &Mutex<Rejects>) -> std::sync::MutexGuard<'_, Rejects> {
+    rejects.lock().expect("nothing panics while it holds them")
+}
+
+fn sink_place(sink: &FileSink) -> Result<Option<redis_migration::sink::file::Place>> {
+    sink.place()
+        .map_err(|e| Error::io("the output cannot be looked at".to_owned(), e))
+}
+
+/// A file, so that it is known again.
+fn replay_piece(
+    name: &str,
+    file: &File,
+    snapshot: Option<&[u8]>,
+) -> std::io::Result<replay::Piece> {
+    let meta = file.metadata()?;
+    let name = Path::new(name).file_name().unwrap_or(OsStr::new("-"));
+    Ok(replay::Piece {
+        file: LogPlace {
+            file: escape(name),
+            seq: None,
+            inode: meta.ino(),
+            head: Head::of(file, HEAD_MAX)?,
+            offset: 0,
+            db: 0,
+            time_ms: None,
+        },
+        snapshot: snapshot.map(|data| {
+            let end = &data[data.len().saturating_sub(8)..];
+            let digits = end.iter().map(|byte| format!("{byte:02x}")).collect();
+            (data.len() as u64, digits)
+        }),
+    })
 }
 
 /// Nothing on stdin is more likely to be the fault of what should have written there.

@@ -7,8 +7,10 @@ mod classic;
 mod convert;
 mod job;
 mod outcome;
+mod rejects;
 mod replay;
 mod report;
+mod run;
 mod target;
 mod values;
 

@@ -50,11 +50,15 @@ impl Exit {
             ErrorKind::Io { .. } => Exit::LocalFile,
             ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => Exit::Unreachable,
             ErrorKind::Databases(_)
+            | ErrorKind::Unfit(_)
             | ErrorKind::Command { .. }
             | ErrorKind::LogGone(_)
             | ErrorKind::NoTimes
             | ErrorKind::BaseTooNew
-            | ErrorKind::BadCheckpoint { .. } => Exit::Policy,
+            | ErrorKind::BadCheckpoint { .. }
+            | ErrorKind::Exists { .. }
+            | ErrorKind::PayloadVersion { .. }
+            | ErrorKind::Refused { .. } => Exit::Policy,
             _ => Exit::Corrupt,
         }
     }
@@ -119,12 +123,23 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "is it the right file? To start over, remove it and empty the destination"
         }
         ErrorKind::Packed { .. } => "fetch the file again",
+        ErrorKind::Exists { .. } => {
+            "--on-exist skip leaves such keys as they are, --on-exist replace replaces them"
+        }
+        ErrorKind::PayloadVersion { .. } => {
+            "the server is older than it said: --mode commands needs no payloads, --target-version names its version"
+        }
+        ErrorKind::Refused { .. } => {
+            "see to the server's words; --on-error continue leaves out what is refused and lists it with --rejects FILE"
+        }
         ErrorKind::OtherKind(_) | ErrorKind::LogGone(_) | ErrorKind::Vkcs | ErrorKind::Changed => {
             return None;
         }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
         // Their sentences say it themselves: it depends on what the server answered.
-        ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } => return None,
+        ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } | ErrorKind::Unfit(_) => {
+            return None;
+        }
         ErrorKind::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => "free some space and run the same command again",
             std::io::ErrorKind::PermissionDenied => {

@@ -1,33 +1,807 @@
 //! `replay`: snapshots and logs → a destination.
 
-use jiff::Timestamp;
-use redis_migration::command::target::Dialect;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::args::{DialectArg, PresentArg, ReplayArgs};
-use crate::outcome::Exit;
-use crate::report::Log;
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+use redis_migration::aof::checkpoint::escape;
+use redis_migration::command::encode::{Mode, OnExist, Settings};
+use redis_migration::command::target::{Dialect, Target};
+use redis_migration::error::show_key;
+use redis_migration::pipeline::{Checksum, Options, Progress};
+use redis_migration::replay::{Checkpoint, Keeper};
+use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::preflight::{self, Destination, Wish};
+use redis_migration::sink::file::FileSink;
+use redis_migration::sink::server::{self, Place, Policy, ServerSink};
+use redis_migration::tally::Reject;
+use redis_migration::{Error, ErrorKind};
+
+use crate::args::{ModeArg, PresentArg, ReplayArgs};
+use crate::job::{Ended, Inputs, Job, JobArgs, Output, Server, lock};
+use crate::outcome::{self, Exit};
+use crate::rejects::Rejects;
+use crate::report::{Log, Summary};
+use crate::run::{self, Finish};
 use crate::target;
 
-/// Checks what was asked for; sending is not there yet.
+/// After a signal the run waits for the answers of what is on its way.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// So many strings are set by one MSET.
+const GATHER: usize = 16;
+
+/// Most keys that are listed because nobody answered for them.
+const UNANSWERED: usize = 10_000;
+
 pub fn run(args: &ReplayArgs) -> Exit {
     let log = Log::new(&args.manners);
-    let dialect: Dialect = match args.target.dialect {
-        Some(dialect) => dialect.into(),
-        None if args.classic => DialectArg::Twemproxy.into(),
-        None => DialectArg::Redis.into(),
-    };
-    let now_ms = Timestamp::now().as_millisecond();
-    if let Err(text) = args.settings(now_ms, dialect, args.target.target_version) {
+    if let Err(text) = check(args) {
         log.failure(&text);
         return Exit::Usage;
     }
-    if let Err((text, exit)) = target::endpoint(&args.target) {
+    let now_ms = Timestamp::now().as_millisecond();
+    // What is wrong with the flags is said before anything is connected to.
+    if let Err(text) = args.settings(now_ms, Target::default()) {
         log.failure(&text);
-        return exit;
+        return Exit::Usage;
     }
-    if args.on_exist() == PresentArg::Merge && args.connections().is_none() {
-        log.info("keys that are there already are added to");
+    let endpoint = match target::endpoint(&args.target) {
+        Ok(endpoint) => endpoint,
+        Err((text, exit)) => {
+            log.failure(&text);
+            return exit;
+        }
+    };
+    let _lock = match run::prepare(&args.input, &args.logs, &args.manners, log) {
+        Ok(lock) => lock,
+        Err(exit) => return exit,
+    };
+    let started = Instant::now();
+    let progress = Progress::default();
+    run::supervise(&args.manners, log, GRACE, &progress, || {
+        let run = Run {
+            args,
+            endpoint,
+            log,
+            progress: &progress,
+            started,
+            now_ms,
+        };
+        run.go()
+    })
+}
+
+/// What cannot be asked for together.
+fn check(args: &ReplayArgs) -> Result<(), String> {
+    let stdin = args.input.inputs.iter().any(|p| p == Path::new("-"));
+    if args.logs.follow && args.input.inputs.len() > 1 && stdin {
+        return Err("--follow needs files or directories, not stdin".to_owned());
     }
-    log.failure("replay: not yet");
-    Exit::Policy
+    if args.logs.checkpoint.is_some() && stdin {
+        return Err(
+            "--checkpoint needs files or directories: stdin cannot be read again from where it was left".to_owned(),
+        );
+    }
+    if args.on_exist() == PresentArg::Merge && args.target.mode == ModeArg::Restore {
+        return Err(
+            "--on-exist merge cannot go with --mode restore, which replaces whole keys".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+struct Run<'a> {
+    args: &'a ReplayArgs,
+    endpoint: Endpoint,
+    log: Log,
+    progress: &'a Progress,
+    started: Instant,
+    now_ms: i64,
+}
+
+impl<'a> Run<'a> {
+    fn go(self) -> Finish<'a> {
+        let (log, hide) = (self.log, self.args.manners.hide_keys);
+        match self.begin() {
+            Ok(finish) => finish,
+            Err(Early::Said(text, exit)) => Box::new(move |_| {
+                log.failure(&text);
+                exit
+            }),
+            Err(Early::Failed(name, error)) => {
+                let on_error = self.args.failures.on_error.into();
+                Box::new(move |signal| run::not_opened(on_error, hide, &name, &error, signal, log))
+            }
+        }
+    }
+
+    fn begin(&self) -> Result<Finish<'a>, Early> {
+        let (args, log) = (self.args, self.log);
+        let known = match &args.logs.checkpoint {
+            Some(path) => Checkpoint::load(path)?,
+            None => None,
+        };
+        let inputs = Inputs::open(&args.input, &args.logs, self.progress, log)
+            .map_err(|(name, error)| Early::Failed(name, error))?;
+        let destination = preflight::look(
+            &self.endpoint,
+            &Wish {
+                dialect: args
+                    .target
+                    .dialect
+                    .map(Into::into)
+                    .or(args.classic.then_some(Dialect::Twemproxy)),
+                prefer_twemproxy: args.classic && args.target.dialect.is_none(),
+                proxy_stats: args
+                    .target
+                    .proxy_stats
+                    .as_ref()
+                    .map(|stats| (stats.host.clone(), stats.port)),
+                bytes: Some(inputs.bytes()),
+            },
+        )?;
+        self.introduce(&destination);
+        let inputs_named: Vec<String> = args
+            .input
+            .inputs
+            .iter()
+            .map(|path| escape(path.as_os_str()))
+            .collect();
+        if let Some(known) = &known {
+            self.is_same(known, &inputs_named, &destination)?;
+        }
+        let empty = destination.keys_known && destination.keys == 0;
+        let was_empty = known.as_ref().map_or(empty, |known| known.was_empty);
+        if !empty && known.is_none() && destination.keys_known && args.target.on_exist.is_none() {
+            return Err(Error::plain(ErrorKind::Unfit(format!(
+                "{} holds {} keys already, and nothing was said of them: --on-exist fail stops at the first key that is \
+                 there, skip leaves such keys as they are, replace replaces them, merge adds to them",
+                self.endpoint.address,
+                HumanCount(destination.keys)
+            )))
+            .into());
+        }
+        let mut settings = self.settings(&destination, was_empty)?;
+        // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
+        if let Some(known) = known.as_ref().filter(|known| !known.done) {
+            settings.filter.now_ms = known.now_ms;
+        }
+        run::hold(&mut settings, &inputs, &args.logs)
+            .map_err(|text| Early::Said(text, Exit::Usage))?;
+        if let Some(known) = known.as_ref().filter(|known| !known.done) {
+            settings.transform.hold_until_ms = known.hold_until_ms.filter(|_| inputs.holds);
+        }
+        let is_proxy = destination.dialect == Dialect::Twemproxy;
+        let at_least_once = args.target.at_least_once && is_proxy && !destination.can_eval;
+        if is_proxy && !destination.can_eval && !args.target.at_least_once && inputs.holds {
+            return Err(Error::plain(ErrorKind::Unfit(
+                "the servers behind the proxy run no scripts, and without them a broken connection may apply commands of \
+                 the log twice: allow EVAL, or accept that with --at-least-once, which lists the keys in question"
+                    .to_owned(),
+            ))
+            .into());
+        }
+        settings.log.guarded = is_proxy && !at_least_once;
+        let rejects = Rejects::create(
+            args.failures.rejects.as_deref(),
+            args.manners.hide_keys,
+            log,
+        )
+        .map_err(|text| Early::Said(text, Exit::LocalFile))?;
+        let rejects = Arc::new(Mutex::new(rejects));
+        if args.target.dry_run {
+            return Ok(self.dry_run(settings, inputs, rejects, &destination));
+        }
+        if let Some(known) = known
+            .as_ref()
+            .filter(|known| known.done && known.start.is_none())
+        {
+            let what = match inputs.are_those_of(known) {
+                true => "everything in it is acknowledged already; nothing was sent",
+                false => {
+                    return Err(Error::plain(ErrorKind::LogGone(
+                        "the checkpoint is of another file, all of which is acknowledged: remove it to begin with this one"
+                            .to_owned(),
+                    ))
+                    .into());
+                }
+            };
+            let text = format!("{}: {what}", inputs_named.join(", "));
+            return Ok(Box::new(move |_| {
+                log.info(&text);
+                Exit::Done
+            }));
+        }
+        preflight::probe_writes(&self.endpoint, &destination)?;
+
+        let checkpoint = Checkpoint {
+            program: Checkpoint::PROGRAM.to_owned(),
+            format: Checkpoint::FORMAT,
+            run: known
+                .as_ref()
+                .map_or_else(new_run, |known| known.run.clone()),
+            inputs: inputs_named,
+            destination: self.endpoint.address.to_string(),
+            dialect: word(destination.dialect).to_owned(),
+            was_empty,
+            now_ms: settings.filter.now_ms,
+            hold_until_ms: settings.transform.hold_until_ms,
+            start: known.as_ref().and_then(|known| known.start.clone()),
+            pieces: Vec::new(),
+            place: known.as_ref().and_then(|known| known.place),
+            sent: known.as_ref().map_or(0, |known| known.sent),
+            done: false,
+            written_at: Timestamp::now(),
+        };
+        let holds = settings.transform.hold_until_ms.is_some();
+        let run_id = checkpoint.run.clone();
+        let keeper = Keeper::new(args.logs.checkpoint.as_deref(), checkpoint, holds);
+        // A checkpoint that cannot be written is found out before the first key is sent.
+        if args.logs.checkpoint.is_some() && known.is_none() {
+            lock_keeper(&keeper).save()?;
+        }
+        let resume = known
+            .as_ref()
+            .filter(|known| !known.done)
+            .and_then(|known| known.place)
+            .map(|at| Place {
+                piece: at.piece,
+                in_log: at.in_log,
+                offset: at.offset,
+                db: at.db,
+                ..Place::default()
+            });
+        let resumed = known.as_ref().is_some_and(|known| !known.done);
+        let policy = self.policy();
+        let ours = was_empty || policy == Policy::Replace;
+        let doubt_before = known
+            .as_ref()
+            .filter(|known| !known.done && !ours)
+            .map(|known| (known.place.map_or(0, |at| at.piece), known.sent));
+        let options = server::Options {
+            endpoint: self.endpoint.clone(),
+            dialect: destination.dialect,
+            slots: destination.slots.clone(),
+            connections: self.connections(destination.dialect),
+            window: self.window(destination.dialect),
+            window_bytes: match destination.dialect {
+                Dialect::Redis | Dialect::Cluster => 4 << 20,
+                Dialect::Twemproxy => 2 << 20,
+            },
+            on_exist: policy,
+            on_error: args.failures.on_error.into(),
+            retry_for: Duration::from_millis(args.target.retry_for.0.max(0) as u64),
+            answer_within: self.endpoint.timeout * 12,
+            proxy_timeout: Duration::from_millis(args.target.proxy_timeout.0.max(0) as u64),
+            rate: args.target.rate.map(|rate| rate.0),
+            rate_bytes: args.target.rate_bytes.map(|rate| rate.0),
+            at_least_once,
+            run: run_id,
+            resume,
+            resumed,
+            reject: {
+                let rejects = rejects.clone();
+                Box::new(move |reject: &Reject| lock(&rejects).add(reject))
+            },
+            save: {
+                let keeper = keeper.clone();
+                Box::new(move |place: &Place| lock_keeper(&keeper).reach(place))
+            },
+            ahead: {
+                let keeper = keeper.clone();
+                Box::new(move |offset| lock_keeper(&keeper).send_up_to(offset))
+            },
+            doubt_before,
+        };
+        let sink = ServerSink::connect(options, self.progress)?;
+        let representatives = destination
+            .servers
+            .iter()
+            .filter_map(|server| server.representative.clone())
+            .collect();
+        let mut server = Server::new(
+            sink,
+            keeper,
+            known.filter(|known| !known.done || known.start.is_some()),
+            ours,
+            representatives,
+        );
+        if args.classic {
+            server.tell = Some(self.original_lines());
+        }
+        Ok(self.send(settings, inputs, rejects, server, destination))
+    }
+
+    /// Whether a checkpoint is of this run. Errors: in what it differs.
+    fn is_same(
+        &self,
+        known: &Checkpoint,
+        inputs: &[String],
+        destination: &Destination,
+    ) -> Result<(), Error> {
+        let mut differs = Vec::new();
+        if known.inputs != inputs {
+            differs.push(format!("its inputs are {}", known.inputs.join(", ")));
+        }
+        if known.destination != self.endpoint.address.to_string() {
+            differs.push(format!("its destination is {}", known.destination));
+        }
+        if known.dialect != word(destination.dialect) {
+            differs.push(format!("its destination was a {}", known.dialect));
+        }
+        if differs.is_empty() {
+            return Ok(());
+        }
+        let path = self
+            .args
+            .logs
+            .checkpoint
+            .as_deref()
+            .unwrap_or(Path::new(""));
+        Err(Error::plain(ErrorKind::BadCheckpoint {
+            path: path.display().to_string(),
+            why: format!("it is of another run: {}", differs.join(", ")),
+        }))
+    }
+
+    fn introduce(&self, destination: &Destination) {
+        let version = destination
+            .version
+            .map_or(String::new(), |version| format!(" of {version}"));
+        let servers = destination.servers.len();
+        let what = match destination.dialect {
+            Dialect::Redis => destination
+                .version
+                .map_or("a server".to_owned(), |version| version.to_string()),
+            Dialect::Cluster => format!("a cluster of {servers} masters{version}"),
+            Dialect::Twemproxy => format!("a twemproxy over {servers} servers{version}"),
+        };
+        let keys = match (destination.keys_known, destination.keys) {
+            (false, _) => "how many keys it holds is not told".to_owned(),
+            (true, 0) => "empty".to_owned(),
+            (true, n) => format!("holds {} keys", HumanCount(n)),
+        };
+        self.log
+            .info(&format!("{}: {what}, {keys}", self.endpoint.address));
+        for warning in &destination.warnings {
+            self.log.warning(warning);
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        match self.args.on_exist() {
+            PresentArg::Fail => Policy::Fail,
+            PresentArg::Skip => Policy::Skip,
+            PresentArg::Replace => Policy::Replace,
+            PresentArg::Merge => Policy::Merge,
+        }
+    }
+
+    fn settings(&self, destination: &Destination, empty: bool) -> Result<Settings, Early> {
+        let args = self.args;
+        let target = Target {
+            dialect: destination.dialect,
+            version: args.target.target_version.or(destination.version),
+            key_bytes: destination
+                .key_limit
+                .filter(|_| destination.dialect == Dialect::Twemproxy),
+        };
+        let mut settings = args
+            .settings(self.now_ms, target)
+            .map_err(|text| Early::Said(text, Exit::Usage))?;
+        run::warn_of_merging(&settings, self.log);
+        settings.on_exist = match self.policy() {
+            Policy::Fail | Policy::Skip if empty => OnExist::IfNone,
+            Policy::Fail | Policy::Skip => OnExist::AskFirst,
+            Policy::Replace => OnExist::Replace,
+            Policy::Merge => OnExist::Merge,
+        };
+        if settings.on_exist == OnExist::Merge {
+            // A payload replaces all of a key.
+            settings.mode = Mode::Commands;
+        }
+        settings.big_key = usize::try_from(args.target.big_key.0).unwrap_or(usize::MAX);
+        settings.log.places = true;
+        let transform = &settings.transform;
+        // Names that may become one have to stay in order, each by itself.
+        if destination.dialect == Dialect::Redis
+            && !transform.renames()
+            && transform.db_map.is_empty()
+            && settings.on_exist != OnExist::AskFirst
+        {
+            settings.gather = GATHER;
+        }
+        Ok(settings)
+    }
+
+    fn connections(&self, dialect: Dialect) -> usize {
+        let usual = match dialect {
+            Dialect::Redis | Dialect::Twemproxy => 2,
+            Dialect::Cluster => 1,
+        };
+        self.args.connections().map_or(usual, usize::from)
+    }
+
+    fn window(&self, dialect: Dialect) -> u32 {
+        if let Some(window) = self.args.target.pipeline {
+            return window;
+        }
+        match dialect {
+            Dialect::Redis => 512,
+            Dialect::Cluster => 256,
+            // Each command on its way costs the proxy memory that it never gives back.
+            Dialect::Twemproxy => (1024 / self.connections(dialect).max(1)).clamp(1, 128) as u32,
+        }
+    }
+
+    /// The lines of the C program, for who waits for them.
+    fn original_lines(&self) -> Box<dyn FnMut(&'static str, bool) + Send + 'a> {
+        let (log, address) = (self.log, self.endpoint.address.to_string());
+        let mut begun = Instant::now();
+        let mut said = HashSet::new();
+        Box::new(move |what, ended| {
+            if ended {
+                if said.remove(what) {
+                    log.plain(&format!(
+                        "{address} -> {what} migrate OK! ({}ms)",
+                        begun.elapsed().as_millis()
+                    ));
+                }
+            } else if said.insert(what) {
+                begun = Instant::now();
+                log.plain(&format!("{address} -> {what} migrate ..."));
+            }
+        })
+    }
+
+    fn job_args(&self) -> JobArgs<'a> {
+        JobArgs {
+            input: &self.args.input,
+            logs: &self.args.logs,
+            output: None,
+            hide_keys: self.args.manners.hide_keys,
+        }
+    }
+
+    fn options(&self) -> Options {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Options {
+            threads: self.args.input.threads.map_or(cores, usize::from),
+            checksum: self.args.input.checksum.map_or(Checksum::First, Into::into),
+            from: 0,
+            replace_before: 0,
+        }
+    }
+
+    /// Everything but sending.
+    fn dry_run(
+        &self,
+        mut settings: Settings,
+        inputs: Inputs,
+        rejects: Arc<Mutex<Rejects>>,
+        destination: &Destination,
+    ) -> Finish<'a> {
+        let (args, log, started) = (self.args, self.log, self.started);
+        settings.log.places = false;
+        let null = match FileSink::create(Path::new("/dev/null"), false) {
+            Ok(null) => null,
+            Err(error) => {
+                let text = error.to_string();
+                return Box::new(move |_| {
+                    log.failure(&text);
+                    Exit::LocalFile
+                });
+            }
+        };
+        let mut job = Job::new(
+            self.job_args(),
+            &settings,
+            self.options(),
+            log,
+            self.progress,
+            Output::File(null, None),
+            rejects.clone(),
+        );
+        job.run(inputs);
+        let Ended {
+            mut summary,
+            failed,
+            ..
+        } = job.end();
+        let rejected = lock(&rejects).finish();
+        summary.output = format!("{} (dry run: nothing was sent)", self.endpoint.address);
+        let estimate = estimate(&summary, destination.dialect);
+        Box::new(move |signal| {
+            let mut exit = Exit::Done;
+            if let Some(error) = failed {
+                exit = signal.map_or(Exit::of(&error), Exit::Signal);
+                let name = summary.inputs.last().map_or("", |input| &input.name);
+                let next = outcome::next_step(&error, args.failures.on_error.into())
+                    .map_or(String::new(), |n| format!(" Next: {n}."));
+                log.failure(&format!(
+                    "{name}: {}. Nothing was sent.{next}",
+                    error.describe(args.manners.hide_keys)
+                ));
+            } else {
+                log.info(&estimate);
+            }
+            run::sum_up(
+                &mut summary,
+                rejected,
+                &args.failures,
+                &args.manners,
+                exit,
+                started,
+                log,
+            )
+        })
+    }
+
+    fn send(
+        &self,
+        settings: Settings,
+        inputs: Inputs,
+        rejects: Arc<Mutex<Rejects>>,
+        server: Server<'_>,
+        destination: Destination,
+    ) -> Finish<'a> {
+        let mut job = Job::new(
+            self.job_args(),
+            &settings,
+            self.options(),
+            self.log,
+            self.progress,
+            Output::Server(Box::new(server)),
+            rejects.clone(),
+        );
+        job.run(inputs);
+        let Ended {
+            mut summary,
+            output,
+            failed,
+        } = job.end();
+        let Output::Server(server) = output else {
+            unreachable!("it is what it was")
+        };
+        let counts = server.sink.counts;
+        summary.sent = Some(counts);
+        if let Some(input) = summary.inputs.last_mut() {
+            // What the encoder wrote, a server may have refused.
+            let tally = &mut input.report.tally;
+            tally.existing += counts.existing;
+            tally.rejected += counts.rejected;
+            tally.written = tally
+                .written
+                .saturating_sub(counts.existing + counts.rejected);
+            tally.log.rejected += counts.rejected_of_log;
+            tally.log.written = tally.log.written.saturating_sub(counts.rejected_of_log);
+        }
+        let unanswered = match &failed {
+            Some(_) => server.sink.unanswered(UNANSWERED),
+            None => Vec::new(),
+        };
+        let mut lost = Vec::new();
+        if server.sink.failed_over() > 0 {
+            lost.push(
+                "a master of the cluster was replaced while it was loaded: what it had acknowledged and not yet passed on \
+                 to its replica is lost"
+                    .to_owned(),
+            );
+        }
+        if failed.is_none() {
+            match preflight::servers(&self.endpoint, &destination) {
+                Ok(now) => lost.extend(preflight::restarted(&destination.servers, &now)),
+                Err(error) => lost.push(format!(
+                    "whether the servers are still those that were loaded cannot be found out: {error}"
+                )),
+            }
+        }
+        let place = server.sink.acknowledged();
+        drop(server);
+        for (db, key) in &unanswered {
+            let reject = Reject {
+                db: Some(u64::from(*db)),
+                key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),
+                type_name: String::new(),
+                command: String::new(),
+                error: "sent, and not answered: whether it was applied is not known".to_owned(),
+            };
+            // What cannot be listed is at least counted below.
+            let _ = lock(&rejects).list(&reject);
+        }
+        let rejected = lock(&rejects).finish();
+        let ending = Ending {
+            args: self.args,
+            log: self.log,
+            started: self.started,
+            summary,
+            failed,
+            rejected,
+            unanswered,
+            lost,
+            place,
+            address: self.endpoint.address.to_string(),
+        };
+        Box::new(move |signal| ending.say(signal))
+    }
+}
+
+/// Why a run did not begin.
+enum Early {
+    Said(String, Exit),
+    Failed(String, Error),
+}
+
+impl From<Error> for Early {
+    fn from(error: Error) -> Early {
+        Early::Failed(String::new(), error)
+    }
+}
+
+fn lock_keeper(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {
+    keeper.lock().expect("nothing panics while it holds it")
+}
+
+/// A name that no other run has.
+fn new_run() -> String {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.write_i128(Timestamp::now().as_nanosecond());
+    format!("{:016x}", hasher.finish())
+}
+
+fn word(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Redis => "redis",
+        Dialect::Cluster => "cluster",
+        Dialect::Twemproxy => "twemproxy",
+    }
+}
+
+/// How long it would take at what servers on one machine were seen to take.
+fn estimate(summary: &Summary, dialect: Dialect) -> String {
+    let (commands_a_second, bytes_a_second) = match dialect {
+        Dialect::Redis => (500_000.0, 200e6),
+        Dialect::Cluster => (800_000.0, 300e6),
+        Dialect::Twemproxy => (250_000.0, 100e6),
+    };
+    let commands: u64 = summary
+        .inputs
+        .iter()
+        .map(|input| input.report.tally.commands)
+        .sum();
+    let seconds = (commands as f64 / commands_a_second)
+        .max(summary.bytes_out as f64 / bytes_a_second)
+        .max(1.0);
+    format!(
+        "it would send {} commands, {}: {:.0} s or more",
+        HumanCount(commands),
+        HumanBytes(summary.bytes_out),
+        seconds
+    )
+}
+
+/// The last words.
+struct Ending<'a> {
+    args: &'a ReplayArgs,
+    log: Log,
+    started: Instant,
+    summary: Summary,
+    failed: Option<Error>,
+    rejected: Result<u64, String>,
+    unanswered: Vec<(u32, Vec<u8>)>,
+    lost: Vec<String>,
+    place: Place,
+    address: String,
+}
+
+impl Ending<'_> {
+    fn say(mut self, signal: Option<i32>) -> Exit {
+        let (args, log) = (self.args, self.log);
+        let hide = args.manners.hide_keys;
+        let mut exit = if self.summary.torn {
+            Exit::Rejected
+        } else {
+            Exit::Done
+        };
+        if let Some(error) = &self.failed {
+            let acknowledged = self.acknowledged();
+            let again = match &args.logs.checkpoint {
+                Some(_) => format!("Run the same command again to go on: {}", run::command_line()),
+                None => "Nothing remembers how far it came: with --checkpoint FILE the next run could go on".to_owned(),
+            };
+            let name = self
+                .summary
+                .inputs
+                .last()
+                .map_or(String::new(), |i| i.name.clone());
+            match (error.kind(), signal) {
+                (ErrorKind::Stopped, Some(signal)) => {
+                    exit = Exit::Signal(signal);
+                    log.failure(&format!("{name}: interrupted; {acknowledged}. {again}"));
+                }
+                (kind, _) => {
+                    exit = Exit::of(error);
+                    let next = outcome::next_step(error, args.failures.on_error.into())
+                        .map_or(String::new(), |n| format!(" Next: {n}."));
+                    // Errors of the system and of servers name them themselves.
+                    let name = match kind {
+                        ErrorKind::Io { .. }
+                        | ErrorKind::Unreachable { .. }
+                        | ErrorKind::Login { .. }
+                        | ErrorKind::Exists { .. }
+                        | ErrorKind::PayloadVersion { .. }
+                        | ErrorKind::Refused { .. }
+                        | ErrorKind::Unfit(_) => String::new(),
+                        _ => format!("{name}: "),
+                    };
+                    log.failure(&format!(
+                        "{name}{}. {}.{next} {again}",
+                        error.describe(hide),
+                        run::capital(&acknowledged)
+                    ));
+                }
+            }
+            if !self.unanswered.is_empty() {
+                let shown: Vec<String> = self
+                    .unanswered
+                    .iter()
+                    .take(5)
+                    .map(|(db, key)| format!("{} in db {db}", show_key(key, hide)))
+                    .collect();
+                let more = self.unanswered.len().saturating_sub(shown.len());
+                let more = match more {
+                    0 => String::new(),
+                    n => format!(" and {} more", HumanCount(n as u64)),
+                };
+                log.failure(&format!(
+                    "sent to {} and not answered, so that nobody knows whether they were applied: {}{more}",
+                    self.address,
+                    shown.join(", ")
+                ));
+            }
+        }
+        for lost in &self.lost {
+            log.failure(&format!(
+                "{lost}. Compare it with the file, or load it again with --on-exist replace"
+            ));
+            if exit == Exit::Done {
+                exit = Exit::Rejected;
+            }
+        }
+        run::sum_up(
+            &mut self.summary,
+            self.rejected,
+            &args.failures,
+            &args.manners,
+            exit,
+            self.started,
+            log,
+        )
+    }
+
+    fn acknowledged(&self) -> String {
+        let place = &self.place;
+        match (place.in_log, place.keys) {
+            (false, 0) => format!(
+                "{} has acknowledged nothing that can be gone on from",
+                self.address
+            ),
+            (false, keys) => format!(
+                "{} has acknowledged the first {} keys, up to byte {:#x}",
+                self.address,
+                HumanCount(keys),
+                place.offset
+            ),
+            (true, _) => format!(
+                "{} has acknowledged the log up to byte {:#x}",
+                self.address, place.offset
+            ),
+        }
+    }
 }

@@ -9,6 +9,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 use jiff::Timestamp;
 use redis_migration::input::directory_of;
 use redis_migration::pipeline::{Progress, Report};
+use redis_migration::sink::server::Counts;
 use redis_migration::tally::{LogTally, Tally};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -45,6 +46,14 @@ impl Log {
     pub fn info(self, text: &str) {
         if !self.quiet {
             self.line("info", text);
+        }
+    }
+
+    /// A line as it stands, for who waits for just that.
+    pub fn plain(self, text: &str) {
+        match self.format {
+            LogFormat::Text if !self.quiet => drop(writeln!(std::io::stderr(), "{text}")),
+            _ => self.info(text),
         }
     }
 
@@ -136,6 +145,8 @@ pub struct Summary {
     pub output: String,
     /// Whether a log ended within a command, which was left out.
     pub torn: bool,
+    /// What a destination answered.
+    pub sent: Option<Counts>,
     pub exit: Exit,
 }
 
@@ -167,6 +178,7 @@ struct Keys {
     filtered: u64,
     expired: u64,
     rejected: u64,
+    existing: u64,
     as_restore: u64,
 }
 
@@ -178,6 +190,7 @@ impl From<&Tally> for Keys {
             filtered: t.filtered,
             expired: t.expired,
             rejected: t.rejected,
+            existing: t.existing,
             as_restore: t.as_restore,
         }
     }
@@ -246,8 +259,12 @@ impl Summary {
         }
         let logs = self.inputs.iter().any(|i| i.is_log);
         if total.read > 0 || !logs {
+            let existing = match self.sent {
+                Some(_) => format!(" + {} there already", n(total.existing)),
+                None => String::new(),
+            };
             log.info(&format!(
-                "keys: {} read = {} written + {} filtered + {} expired + {} rejected",
+                "keys: {} read = {} written + {} filtered + {} expired + {} rejected{existing}",
                 n(total.read),
                 n(total.written),
                 n(total.filtered),
@@ -303,8 +320,38 @@ impl Summary {
             HumanBytes(rate(self.bytes_in())),
             n(rate(things)),
         ));
+        if let Some(sent) = &self.sent {
+            let mut troubles = Vec::new();
+            for (count, what) in [
+                (sent.again, "sent again"),
+                (sent.later, "put off by the server"),
+                (sent.redirected, "redirected"),
+                (sent.passed_over, "applied by an earlier run"),
+                (sent.doubtful, "perhaps applied twice"),
+                (
+                    sent.libraries_there,
+                    "function libraries were there already",
+                ),
+            ] {
+                if count > 0 {
+                    troubles.push(format!("{} {what}", n(count)));
+                }
+            }
+            if sent.reconnected > 0 {
+                troubles.push(format!("{} connections opened again", n(sent.reconnected)));
+            }
+            if !troubles.is_empty() {
+                log.info(&format!("on the way: {}", troubles.join(", ")));
+            }
+        }
         for (limit, count) in &total.limits {
             log.warning(&format!("{} {}", n(*count), limit.sentence()));
+        }
+        if let Some(sent) = &self.sent {
+            log.info(&format!(
+                "errors: {}, replies: {}",
+                sent.errors, sent.replies
+            ));
         }
     }
 
@@ -334,6 +381,16 @@ impl Summary {
             "log": log_json(&total.log),
             "settled_expiries": total.settled,
             "torn": self.torn,
+            "sent": self.sent.map(|sent| json!({
+                "replies": sent.replies,
+                "errors": sent.errors,
+                "again": sent.again,
+                "later": sent.later,
+                "redirected": sent.redirected,
+                "reconnected": sent.reconnected,
+                "passed_over": sent.passed_over,
+                "doubtful": sent.doubtful,
+            })),
             "bytes_in": self.bytes_in(),
             "bytes_out": self.bytes_out,
             "seconds": self.seconds,
@@ -376,6 +433,7 @@ impl Summary {
                 ("{fate=\"filtered\"}", total.filtered.to_string()),
                 ("{fate=\"expired\"}", total.expired.to_string()),
                 ("{fate=\"rejected\"}", total.rejected.to_string()),
+                ("{fate=\"existing\"}", total.existing.to_string()),
             ],
         );
         family(

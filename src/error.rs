@@ -318,7 +318,7 @@ pub enum ErrorKind {
         /// What it said, and what can be done about it.
         why: String,
     },
-    /// A destination that is not fit for what is to be done.
+    /// A destination that answers and must not be loaded, or not in the way that was asked for.
     #[error("{0}")]
     Unfit(String),
     /// Keys that the destination holds already.
@@ -403,6 +403,21 @@ impl Error {
         Error::plain(ErrorKind::Io {
             what: what.into(),
             source,
+        })
+    }
+
+    /// A destination that is not fit.
+    #[cold]
+    pub fn unfit(why: impl Into<String>) -> Self {
+        Error::plain(ErrorKind::Unfit(why.into()))
+    }
+
+    /// A server that cannot be reached.
+    #[cold]
+    pub fn unreachable(server: impl Into<String>, why: impl Into<String>) -> Self {
+        Error::plain(ErrorKind::Unreachable {
+            server: server.into(),
+            why: why.into(),
         })
     }
 

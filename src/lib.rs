@@ -27,6 +27,7 @@ pub mod filter;
 pub mod input;
 pub mod pipeline;
 pub mod rdb;
+pub mod replay;
 pub mod resp;
 pub mod server;
 pub mod sink;

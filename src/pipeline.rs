@@ -43,6 +43,11 @@ pub struct Options {
     pub threads: usize,
     /// When the checksum is checked.
     pub checksum: Checksum,
+    /// Keys of records before this byte of the file are passed over: an earlier run had them acknowledged.
+    pub from: u64,
+    /// Keys of records before this byte are replaced, whatever the settings say of keys that are there: an earlier run of
+    /// the same load may have written them.
+    pub replace_before: u64,
 }
 
 /// How far a run is, for whoever watches; and the wish that it stop.
@@ -231,11 +236,22 @@ fn run(
         let scan_result = pool.in_place_scope_fifo(|scope| -> Result<()> {
             while let Some(task) = scanner.next_task()? {
                 progress.check_stop()?;
+                let (start, begins) = match task.span {
+                    Span::Records { from, .. } => (from, true),
+                    Span::Part { record, part, .. } => (record, part.first),
+                };
+                if (start as u64) < options.from {
+                    progress
+                        .done
+                        .fetch_add(task.bytes as u64, Ordering::Relaxed);
+                    continue;
+                }
                 let (blocks, queue) = sync_channel(budget.queue_blocks);
                 let pending = Pending {
                     queue,
                     bytes: task.bytes,
                     span: task.span,
+                    place: begins.then_some((start as u64, task.db)),
                 };
                 // The writer has ended: its own error says why.
                 if order.send(pending).is_err() {
@@ -249,7 +265,9 @@ fn run(
                         .expect("no worker panics while it holds the list")
                         .pop();
                     let mut worker = spare.unwrap_or_else(|| {
-                        Worker::new(settings, data, format, budget.unpack_limit)
+                        let mut worker = Worker::new(settings, data, format, budget.unpack_limit);
+                        worker.replace_before = options.replace_before;
+                        worker
                     });
                     work(&mut worker, &task, data_bytes, buffers, blocks);
                     workers
@@ -321,6 +339,8 @@ struct Pending {
     queue: Receiver<Message>,
     bytes: usize,
     span: Span,
+    /// Where it begins and in which database, if that is between two keys.
+    place: Option<(u64, u64)>,
 }
 
 enum Message {
@@ -411,6 +431,9 @@ impl Writer<'_> {
             Span::Records { .. } => None,
         };
         let drop_it = record.is_some() && record == self.dropped;
+        if let Some((offset, db)) = task.place {
+            self.sink.reached(offset, db, self.tally.read)?;
+        }
         let mut selected = false;
         let mut blocks: Vec<Block> = Vec::new();
         let mut done = None;
@@ -630,6 +653,8 @@ mod tests {
             &Options {
                 threads,
                 checksum: Checksum::Along,
+                from: 0,
+                replace_before: 0,
             },
         )
     }

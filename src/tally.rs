@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// Counts of one task or of a whole run. Of every key read exactly one fate is counted:
-/// `read = written + filtered + expired + rejected`.
+/// `read = written + filtered + expired + rejected + existing`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Keys in the file.
@@ -16,6 +16,8 @@ pub struct Tally {
     pub expired: u64,
     /// Keys that could not be written: listed with their reasons.
     pub rejected: u64,
+    /// Keys that a destination held already and that were left as they were.
+    pub existing: u64,
     /// Keys written as RESTORE.
     pub as_restore: u64,
     /// Function libraries and scripts written.
@@ -184,6 +186,7 @@ impl Tally {
         self.filtered += other.filtered;
         self.expired += other.expired;
         self.rejected += other.rejected;
+        self.existing += other.existing;
         self.as_restore += other.as_restore;
         self.libraries += other.libraries;
         self.libraries_rejected += other.libraries_rejected;
@@ -201,7 +204,7 @@ impl Tally {
 
     /// Whether every key read has exactly one fate.
     pub fn adds_up(&self) -> bool {
-        self.read == self.written + self.filtered + self.expired + self.rejected
+        self.read == self.written + self.filtered + self.expired + self.rejected + self.existing
             && self.log.adds_up()
     }
 }

@@ -65,6 +65,8 @@ fn over_each(
                         &Options {
                             threads: 1,
                             checksum,
+                            from: 0,
+                            replace_before: 0,
                         },
                     );
                     let seconds = begun.elapsed().as_secs();
@@ -203,6 +205,8 @@ fn a_flip_that_passes_without_the_checksum_gives_only_payloads_that_pass_the_ser
     let options = Options {
         threads: 1,
         checksum: Checksum::Off,
+        from: 0,
+        replace_before: 0,
     };
     let mut loaded = 0;
     for damage in every(whole.len()) {

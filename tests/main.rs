@@ -4,6 +4,7 @@
 
 mod aof;
 mod commands;
+mod connecting;
 mod convert;
 mod corpus;
 mod damage;
@@ -12,6 +13,7 @@ mod expiring;
 mod follow;
 mod harness;
 mod manifest;
+mod preflight;
 mod replay;
 mod rewriting;
 mod selecting;

@@ -113,66 +113,13 @@ impl Checkpoint {
     /// Reads a checkpoint; none if there is no such file. Errors: `Io`, and `BadCheckpoint` for a
     /// file that is something else, of another format, or damaged.
     pub fn load(path: &Path) -> Result<Option<Checkpoint>> {
-        let failed = |e| Error::io(format!("{} cannot be read", path.display()), e);
-        let mut text = Vec::new();
-        match File::open(path) {
-            Ok(file) => file
-                .take(FILE_MAX + 1)
-                .read_to_end(&mut text)
-                .map_err(failed)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(e)),
-        };
-        Checkpoint::parse(&text).map(Some).map_err(|why| {
-            Error::plain(ErrorKind::BadCheckpoint {
-                path: path.display().to_string(),
-                why,
-            })
-        })
+        load_with(path, Checkpoint::parse)
     }
 
     fn parse(text: &[u8]) -> std::result::Result<Checkpoint, String> {
-        /// What every format has: enough to tell whose file it is.
-        #[derive(Deserialize)]
-        struct Any {
-            program: String,
-            format: u64,
-        }
-        if text.is_empty() {
-            return Err("it is empty".to_owned());
-        }
-        if text.len() as u64 > FILE_MAX {
-            return Err("it is larger than any checkpoint".to_owned());
-        }
-        let value: serde_json::Value =
-            serde_json::from_slice(text).map_err(|e| format!("it is not whole JSON: {e}"))?;
-        let any = Any::deserialize(&value).ok();
-        match any.filter(|any| any.program == Self::PROGRAM) {
-            None => return Err(format!("it was not written by {}", Self::PROGRAM)),
-            Some(any) if any.format != Self::FORMAT => {
-                return Err(format!(
-                    "it has format {}, and this version reads format {}",
-                    any.format,
-                    Self::FORMAT
-                ));
-            }
-            Some(_) => {}
-        }
-        let checkpoint =
-            Checkpoint::deserialize(value).map_err(|e| format!("a field is damaged: {e}"))?;
-        let Some(LogPlace { file, head, .. }) = &checkpoint.log else {
-            return Ok(checkpoint);
-        };
-        // It is opened in the log's directory and must not lead out of there.
-        let is_name = unescape(file).is_some_and(|name| {
-            let name = name.as_bytes();
-            !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
-        });
-        if !is_name {
-            return Err(format!("its log {file:?} is not the name of a file"));
-        }
-        if head.len > HEAD_MAX || head.crc64.len() != 16 || !is_hex(&head.crc64) {
-            return Err("what it says of the log's first bytes is damaged".to_owned());
+        let checkpoint: Checkpoint = parse_json(text, Self::PROGRAM, Self::FORMAT)?;
+        if let Some(place) = &checkpoint.log {
+            place.check()?;
         }
         Ok(checkpoint)
     }
@@ -180,36 +127,42 @@ impl Checkpoint {
     /// Writes it beside its place and renames it: after a failure, or a power cut at any moment, the
     /// old one is whole. Errors: `Io`.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
-        // Renamed over a device, it would take the device away.
-        match std::fs::metadata(path) {
-            Ok(meta) if meta.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
-            Ok(meta) if !meta.is_file() => {
-                return Err(failed(io::Error::other("it is not a regular file")));
-            }
-            _ => {}
-        }
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| failed(e.into()))?;
-        text.push(b'\n');
-        let dir = directory_of(path);
-        let mut file = tempfile::Builder::new()
-            .prefix(".redis-migration-")
-            .tempfile_in(dir)
-            .map_err(failed)?;
-        file.write_all(&text).map_err(failed)?;
-        // Whoever watches the run, as another user perhaps, must be able to read it.
-        file.as_file()
-            .set_permissions(std::fs::Permissions::from_mode(0o644))
-            .map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        // What cannot be renamed is removed when the error goes.
-        file.persist(path).map_err(|e| failed(e.error))?;
-        // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(dir) {
-            let _ = dir.sync_all();
-        }
-        Ok(())
+        write_json(path, self)
     }
+}
+
+/// Writes a small file of JSON beside its place and renames it: after a failure, or a power cut at any moment, the old
+/// one is whole. Errors: `Io`.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
+    // Renamed over a device, it would take the device away.
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
+        Ok(meta) if !meta.is_file() => {
+            return Err(failed(io::Error::other("it is not a regular file")));
+        }
+        _ => {}
+    }
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| failed(e.into()))?;
+    text.push(b'\n');
+    let dir = directory_of(path);
+    let mut file = tempfile::Builder::new()
+        .prefix(".redis-migration-")
+        .tempfile_in(dir)
+        .map_err(failed)?;
+    file.write_all(&text).map_err(failed)?;
+    // Whoever watches the run, as another user perhaps, must be able to read it.
+    file.as_file()
+        .set_permissions(std::fs::Permissions::from_mode(0o644))
+        .map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    // What cannot be renamed is removed when the error goes.
+    file.persist(path).map_err(|e| failed(e.error))?;
+    // The name must survive a power cut as well; where directories cannot be synced it does not.
+    if let Ok(dir) = File::open(dir) {
+        let _ = dir.sync_all();
+    }
+    Ok(())
 }
 
 impl Head {
@@ -233,7 +186,82 @@ impl Head {
     }
 }
 
+/// Reads a file that `parse` understands; none if there is no such file. Errors: `Io`, and `BadCheckpoint` with what
+/// `parse` says.
+pub fn load_with<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> std::result::Result<T, String>,
+) -> Result<Option<T>> {
+    let failed = |e| Error::io(format!("{} cannot be read", path.display()), e);
+    let mut text = Vec::new();
+    match File::open(path) {
+        Ok(file) => file
+            .take(FILE_MAX + 1)
+            .read_to_end(&mut text)
+            .map_err(failed)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    parse(&text).map(Some).map_err(|why| {
+        Error::plain(ErrorKind::BadCheckpoint {
+            path: path.display().to_string(),
+            why,
+        })
+    })
+}
+
+/// What a checkpoint says, if `program` wrote it in `format`. Errors: why it is none, in words.
+pub fn parse_json<T: for<'de> Deserialize<'de>>(
+    text: &[u8],
+    program: &str,
+    format: u64,
+) -> std::result::Result<T, String> {
+    /// What every format has: enough to tell whose file it is.
+    #[derive(Deserialize)]
+    struct Any {
+        program: String,
+        format: u64,
+    }
+    if text.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if text.len() as u64 > FILE_MAX {
+        return Err("it is larger than any checkpoint".to_owned());
+    }
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|e| format!("it is not whole JSON: {e}"))?;
+    let any = Any::deserialize(&value).ok();
+    match any.filter(|any| any.program == program) {
+        None => return Err(format!("it was not written by {program}")),
+        Some(any) if any.format != format => {
+            return Err(format!(
+                "it has format {}, and this version reads format {format}",
+                any.format,
+            ));
+        }
+        Some(_) => {}
+    }
+    T::deserialize(value).map_err(|e| format!("a field is damaged: {e}"))
+}
+
 impl LogPlace {
+    /// Whether it can be one at all. Errors: what is wrong with it.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        // It is opened in the log's directory and must not lead out of there.
+        let is_name = unescape(&self.file).is_some_and(|name| {
+            let name = name.as_bytes();
+            !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
+        });
+        if !is_name {
+            return Err(format!("its log {:?} is not the name of a file", self.file));
+        }
+        let head = &self.head;
+        if head.len > HEAD_MAX || head.crc64.len() != 16 || !is_hex(&head.crc64) {
+            return Err("what it says of the log's first bytes is damaged".to_owned());
+        }
+        Ok(())
+    }
+
     /// In what an open file differs from the one that was read, in words; none if it is the same
     /// and still has what was read. It may have grown. Errors: `Io`.
     pub fn differs(&self, file: &File) -> Result<Option<String>> {

@@ -174,6 +174,7 @@ impl<'s> Conversion<'s> {
     ) -> Result<Rest> {
         let lenient = reader.lenient();
         let goes_on = self.settings.on_error == OnError::Continue;
+        let places = self.settings.log.places;
         self.taken = reader.offset();
         loop {
             progress.check_stop()?;
@@ -181,6 +182,9 @@ impl<'s> Conversion<'s> {
             let selected = &mut self.stream.db;
             match reader.next(|name, argc| rewriter.passes(name, argc))? {
                 Event::Plain { raw, commands } => {
+                    if places {
+                        out.place(self.taken, rewriter.db, rewriter.time_ms);
+                    }
                     rewriter.pass(raw, commands, selected, out)?;
                     progress.commands.fetch_add(commands, Relaxed);
                 }
@@ -193,6 +197,9 @@ impl<'s> Conversion<'s> {
                         }
                         reject(&Rewriter::reject(&command, db, offset, why))?;
                     }
+                    if places {
+                        out.place(self.taken, db, rewriter.time_ms);
+                    }
                     rewriter.write(&command, &decision, selected, out)?;
                     progress.commands.fetch_add(1, Relaxed);
                 }
@@ -202,6 +209,9 @@ impl<'s> Conversion<'s> {
                     commands,
                     discarded,
                 } => {
+                    if places {
+                        out.place(self.taken, rewriter.db, rewriter.time_ms);
+                    }
                     let unit = Unit {
                         offset,
                         raw,
@@ -268,6 +278,9 @@ impl<'s> Conversion<'s> {
         std::thread::scope(|scope| {
             let mut blocks = Beside::new(scope, sink, progress);
             let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
+            if self.settings.log.places {
+                out.place(self.taken, self.rewriter.db, self.rewriter.time_ms);
+            }
             let result = self
                 .rewriter
                 .settle(&mut self.stream.db, &mut out)

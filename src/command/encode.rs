@@ -1,7 +1,7 @@
 //! Keys of a snapshot → commands, straight from the mapped bytes into a worker's block.
 
-use super::rewrite::LogRules;
-use super::target::{Dialect, Feature, TWEMPROXY_KEY_BYTES, Target};
+use super::rewrite::{LogRules, too_long_for_proxy};
+use super::target::{Dialect, Feature, Target};
 use super::{restore, stream};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
@@ -79,16 +79,16 @@ pub struct Settings {
     pub batch_bytes: usize,
     /// Most strings that are set by one command, MSET; 0 or 1 for none.
     pub gather: usize,
-    /// Keys of records before this byte of the file are replaced, whatever `on_exist` says: an earlier run of the same
-    /// load wrote them.
-    pub replace_before: u64,
+    /// In `auto`, values above so many bytes go as commands, so that the destination is not held up by one key; 0 for
+    /// [`AUTO_RESTORE_BYTES`].
+    pub big_key: usize,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
     /// How commands of a log are read.
     pub log: LogRules,
 }
 
-/// Values above this size go as commands in `auto`, so that the destination is not held up by one key.
+/// Values above this size go as commands in `auto`, unless the settings say otherwise.
 pub const AUTO_RESTORE_BYTES: usize = 64 << 20;
 /// Strings above this size need SETRANGE: one argument may not be larger by default.
 const BULK_LIMIT: usize = 512 << 20;
@@ -147,6 +147,9 @@ pub struct Worker<'s, 'a> {
     pub rejects: Vec<Reject>,
     /// Counts of the present task.
     pub tally: Tally,
+    /// Keys of records before this byte of the file are replaced, whatever the settings say: an earlier run of the same
+    /// load may have written them.
+    pub replace_before: u64,
     /// The task is a part of a key that cannot be read: the key's later parts are to be dropped.
     pub gone: bool,
     /// Nothing is chosen or changed and strings go by SET.
@@ -183,6 +186,7 @@ impl<'s, 'a> Worker<'s, 'a> {
             rejects: Vec::new(),
             tally: Tally::default(),
             gone: false,
+            replace_before: 0,
             plain_strings: settings.filter.is_open()
                 && !settings.transform.renames()
                 && settings.target.dialect != Dialect::Twemproxy // it limits the length of keys
@@ -210,7 +214,7 @@ impl<'s, 'a> Worker<'s, 'a> {
             Span::Records { from, .. } => from,
             Span::Part { record, .. } => record,
         };
-        self.e.on_exist = if (start as u64) < settings.replace_before {
+        self.e.on_exist = if (start as u64) < self.replace_before {
             OnExist::Replace
         } else {
             settings.on_exist
@@ -426,11 +430,12 @@ impl<'s, 'a> Worker<'s, 'a> {
         }
         let refused = if settings.transform.renames() && key.len() > RENAME_BYTES {
             Some("its name is too long to be changed".to_owned())
-        } else if settings.target.dialect == Dialect::Twemproxy && key.len() > TWEMPROXY_KEY_BYTES {
-            Some(format!(
-                "its name has {} bytes; twemproxy with its default mbuf size forwards {TWEMPROXY_KEY_BYTES}",
-                key.len()
-            ))
+        } else if settings
+            .target
+            .key_limit()
+            .is_some_and(|limit| key.len() > limit)
+        {
+            Some(too_long_for_proxy(key.len(), &settings.target))
         } else {
             None
         };
@@ -692,7 +697,11 @@ impl Encoder<'_> {
         self.restored = false;
         if self.goes_as_restore(&one.record) {
             skip_value(c)?;
-            let large = c.pos() - one.value.pos() > AUTO_RESTORE_BYTES;
+            let big = match self.settings.big_key {
+                0 => AUTO_RESTORE_BYTES,
+                bytes => bytes,
+            };
+            let large = c.pos() - one.value.pos() > big;
             let shifted = ty.has_field_expiry() && self.settings.transform.changes_expiry();
             let cut = self.settings.mode == Mode::Auto && large && !self.only_restore(ty);
             if !cut && !shifted {

@@ -33,6 +33,22 @@ pub struct Version {
 }
 
 impl Version {
+    /// The version whose commands servers of both versions know.
+    #[must_use]
+    pub fn lowest(self, other: Version) -> Version {
+        // Valkey began as Redis 7.2 and has all of it.
+        let begun = Version {
+            valkey: false,
+            number: (7, 2, u16::MAX),
+        };
+        match (self.valkey, other.valkey) {
+            (true, false) => begun.lowest(other),
+            (false, true) => self.lowest(begun),
+            _ if other.number < self.number => other,
+            _ => self,
+        }
+    }
+
     fn reaches(&self, redis: Option<Number>, valkey: Option<Number>) -> bool {
         let since = if self.valkey { valkey } else { redis };
         since.is_some_and(|since| self.number >= since)
@@ -169,6 +185,8 @@ pub struct Target {
     pub dialect: Dialect,
     /// Its version, where the user named it.
     pub version: Option<Version>,
+    /// The longest key that a proxy was found to forward.
+    pub key_bytes: Option<usize>,
 }
 
 impl Target {
@@ -180,6 +198,12 @@ impl Target {
         };
         let (redis, valkey) = feature.since();
         version.reaches(Some(redis), valkey)
+    }
+
+    /// The longest key that it takes, where there is a limit.
+    #[inline]
+    pub fn key_limit(&self) -> Option<usize> {
+        (self.dialect == Dialect::Twemproxy).then(|| self.key_bytes.unwrap_or(TWEMPROXY_KEY_BYTES))
     }
 
     /// Whether the destination has a command that these versions brought.
@@ -255,6 +279,20 @@ mod tests {
             "valkey-9.1.2".parse::<Version>().unwrap().to_string(),
             "Valkey 9.1.2"
         );
+    }
+
+    #[test]
+    fn lowest_of_two() {
+        for (one, other, lowest) in [
+            ("7.0.15", "6.2.1", "6.2.1"),
+            ("valkey-8.0", "valkey-9.1.2", "valkey-8.0"),
+            ("valkey-9.1", "7.0.15", "7.0.15"),
+            ("valkey-9.1", "8.6", "7.2"),
+        ] {
+            let read = |text: &str| text.parse::<Version>().unwrap();
+            assert_eq!(read(one).lowest(read(other)), read(lowest), "{one} {other}");
+            assert_eq!(read(other).lowest(read(one)), read(lowest), "{other} {one}");
+        }
     }
 
     #[test]

@@ -367,6 +367,22 @@ impl<'a> Out<'a> {
         self.whole = self.pos;
     }
 
+    /// Appends a line that is no command: where in a log the commands behind it stand, and which database and time that
+    /// has there. For who takes the blocks apart again.
+    pub fn place(&mut self, offset: u64, db: u64, time_ms: Option<i64>) {
+        let mut digits = itoa::Buffer::new();
+        self.raw(b"#AT:");
+        self.raw(digits.format(offset).as_bytes());
+        self.raw(b":");
+        self.raw(digits.format(db).as_bytes());
+        if let Some(time_ms) = time_ms {
+            self.raw(b":");
+            self.raw(digits.format(time_ms).as_bytes());
+        }
+        self.raw(b"\r\n");
+        self.whole = self.pos;
+    }
+
     /// Hands the present block on.
     pub fn flush(&mut self) -> Result<()> {
         if self.pos == 0 {

@@ -322,7 +322,7 @@ pub(crate) struct Nutcracker {
     child: Mutex<Child>,
     dir: tempfile::TempDir,
     pub(crate) port: u16,
-    stats_port: u16,
+    pub(crate) stats_port: u16,
     options: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use super::encode::Settings;
 use super::held::Held;
 use super::keys::{NoKeys, for_each_key, slot};
 use super::table::{Expiry, Group, Spec, lookup};
-use super::target::{Dialect, Feature, TWEMPROXY_KEY_BYTES};
+use super::target::{Dialect, Feature, Target};
 use crate::cursor::At;
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName};
 use crate::resp::parse::{Command, time_of};
@@ -24,6 +24,10 @@ use crate::tally::{Limit, Reject, Tally};
 pub struct LogRules {
     /// Pass on commands that no known server has, as they stand.
     pub pass_unknown: bool,
+    /// Tell before each unit where in the log it stands ([`Out::place`](crate::resp::write::Out::place)).
+    pub places: bool,
+    /// Every command goes through a script on the far side of a proxy: any with one key may be used, except scripts.
+    pub guarded: bool,
 }
 
 /// Commands with more arguments than this pass as they stand or not at all.
@@ -501,13 +505,15 @@ impl<'s> Rewriter<'s> {
         if transform.renames() && seen.longest > super::encode::RENAME_BYTES {
             return reject("its key is too long to be changed");
         }
-        if target.dialect == Dialect::Twemproxy
-            && seen.longest + transform.growth() > TWEMPROXY_KEY_BYTES
+        if let Some(limit) = target.key_limit()
+            && seen.longest + transform.growth() > limit
         {
-            return reject(format!(
-                "its key has {} bytes; twemproxy with its default mbuf size forwards {TWEMPROXY_KEY_BYTES}",
-                seen.longest
-            ));
+            return reject(too_long_for_proxy(seen.longest, target));
+        }
+        if settings.log.guarded && is_script(spec.name) {
+            return reject(
+                "a script cannot run inside the script that keeps commands through a proxy from being applied twice",
+            );
         }
         let alone = match target.dialect {
             Dialect::Redis => true,
@@ -731,7 +737,7 @@ impl<'s> Rewriter<'s> {
             decision.effect = effect;
         }
         decision.limit = decision.limit.or(limit);
-        if dialect == Dialect::Twemproxy {
+        if dialect == Dialect::Twemproxy && !self.settings.log.guarded {
             self.forwarded(spec, command, decision)
         } else {
             decision
@@ -875,6 +881,17 @@ impl Seen {
 /// Whether a key that such a command names is no hash once it is done.
 fn of_other_type_than_hash(group: Group) -> bool {
     !matches!(group, Group::Hash | Group::Generic | Group::Other)
+}
+
+/// Why a proxy does not forward a key.
+pub(in crate::command) fn too_long_for_proxy(bytes: usize, target: &Target) -> String {
+    let limit = target.key_limit().unwrap_or_default();
+    match target.key_bytes {
+        Some(_) => format!("its name has {bytes} bytes; this twemproxy forwards {limit}"),
+        None => format!(
+            "its name has {bytes} bytes; twemproxy with its default mbuf size forwards {limit}"
+        ),
+    }
 }
 
 fn is_script(name: &str) -> bool {

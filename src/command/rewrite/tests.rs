@@ -91,6 +91,7 @@ fn target(dialect: Dialect, version: &str) -> Settings {
         target: Target {
             dialect,
             version: version.parse().ok(),
+            key_bytes: None,
         },
         ..Settings::default()
     }
@@ -546,6 +547,7 @@ fn near_expiries_wait_for_the_end() {
         target: Target {
             dialect: Dialect::Twemproxy,
             version: None,
+            key_bytes: None,
         },
         ..old
     };

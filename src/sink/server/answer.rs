@@ -81,7 +81,12 @@ pub(super) fn verdict(error: &[u8], dialect: Dialect) -> Verdict {
     let starts = |word: &str| error.starts_with(word.as_bytes());
     let any = |words: &[&str]| words.iter().copied().any(starts);
     let contains = |word: &str| error.windows(word.len()).any(|w| w == word.as_bytes());
-    if any(LATER) || contains("-OOM ") || contains("OOM command not allowed") || contains("-MISCONF ") || contains("-READONLY ") {
+    if any(LATER)
+        || contains("-OOM ")
+        || contains("OOM command not allowed")
+        || contains("-MISCONF ")
+        || contains("-READONLY ")
+    {
         // Scripts put the words of the command that failed in theirs.
         Verdict::Later
     } else if starts("MOVED ") || starts("ASK ") {
@@ -113,24 +118,76 @@ mod tests {
     #[test]
     fn what_errors_mean() {
         for (text, direct, proxy) in [
-            ("OOM command not allowed when used memory > 'maxmemory'.", Verdict::Later, Verdict::Later),
-            ("LOADING Redis is loading the dataset in memory", Verdict::Later, Verdict::Later),
-            ("MOVED 3999 127.0.0.1:6381", Verdict::Elsewhere, Verdict::Elsewhere),
-            ("BUSYKEY Target key name already exists.", Verdict::Exists, Verdict::Exists),
-            ("BUSY Redis is busy running a script.", Verdict::Later, Verdict::Later),
-            ("WRONGTYPE Operation against a key holding the wrong kind of value", Verdict::Refused, Verdict::Refused),
-            ("ERR Connection timed out", Verdict::Refused, Verdict::Unknown),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Verdict::Later,
+                Verdict::Later,
+            ),
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Verdict::Later,
+                Verdict::Later,
+            ),
+            (
+                "MOVED 3999 127.0.0.1:6381",
+                Verdict::Elsewhere,
+                Verdict::Elsewhere,
+            ),
+            (
+                "BUSYKEY Target key name already exists.",
+                Verdict::Exists,
+                Verdict::Exists,
+            ),
+            (
+                "BUSY Redis is busy running a script.",
+                Verdict::Later,
+                Verdict::Later,
+            ),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                Verdict::Refused,
+                Verdict::Refused,
+            ),
+            (
+                "ERR Connection timed out",
+                Verdict::Refused,
+                Verdict::Unknown,
+            ),
             ("ERR Invalid argument", Verdict::Refused, Verdict::Unknown),
             ("ERR unknown", Verdict::Refused, Verdict::Unknown),
-            ("ERR unknown command 'FOO'", Verdict::Refused, Verdict::Refused),
+            (
+                "ERR unknown command 'FOO'",
+                Verdict::Refused,
+                Verdict::Refused,
+            ),
             ("ERR Bad data format", Verdict::Refused, Verdict::Refused),
-            ("ERR DUMP payload version or checksum are wrong", Verdict::Payload, Verdict::Payload),
-            ("EXECABORT Transaction discarded because of previous errors.", Verdict::Aborted, Verdict::Aborted),
-            ("NOSCRIPT No matching script.", Verdict::NoScript, Verdict::NoScript),
-            ("NOPERM this user has no permissions", Verdict::Login, Verdict::Login),
+            (
+                "ERR DUMP payload version or checksum are wrong",
+                Verdict::Payload,
+                Verdict::Payload,
+            ),
+            (
+                "EXECABORT Transaction discarded because of previous errors.",
+                Verdict::Aborted,
+                Verdict::Aborted,
+            ),
+            (
+                "NOSCRIPT No matching script.",
+                Verdict::NoScript,
+                Verdict::NoScript,
+            ),
+            (
+                "NOPERM this user has no permissions",
+                Verdict::Login,
+                Verdict::Login,
+            ),
         ] {
             assert_eq!(verdict(text.as_bytes(), Dialect::Redis), direct, "{text}");
-            assert_eq!(verdict(text.as_bytes(), Dialect::Twemproxy), proxy, "{text}");
+            assert_eq!(
+                verdict(text.as_bytes(), Dialect::Twemproxy),
+                proxy,
+                "{text}"
+            );
         }
     }
 }

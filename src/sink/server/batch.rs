@@ -331,7 +331,10 @@ impl ServerSink<'_> {
             let mut first = true;
             for piece in one.payload.pieces() {
                 let from = if first {
-                    piece.iter().position(|b| *b == b'\n').map_or(0, |end| end + 1)
+                    piece
+                        .iter()
+                        .position(|b| *b == b'\n')
+                        .map_or(0, |end| end + 1)
                 } else {
                     0
                 };
@@ -436,7 +439,9 @@ impl ServerSink<'_> {
             Answer::Whole(Reply::Bulk(digits)) => std::str::from_utf8(&digits)
                 .ok()
                 .and_then(|digits| digits.parse().ok())
-                .ok_or_else(|| self.refused(link, &item, "the record of this run holds no number"))?,
+                .ok_or_else(|| {
+                    self.refused(link, &item, "the record of this run holds no number")
+                })?,
             Answer::Error(text, _) => match verdict(&text, self.o.dialect) {
                 Verdict::Elsewhere => {
                     self.log_lane(item.lane).state = State::Idle;
@@ -489,7 +494,11 @@ impl ServerSink<'_> {
             Answer::Whole(Reply::Array(replies)) => replies,
             Answer::Whole(_) | Answer::Fine(..) if self.o.at_least_once => Vec::new(),
             Answer::Whole(_) | Answer::Fine(..) => {
-                return Err(self.refused(link, &item, "it answered a transaction with something else"));
+                return Err(self.refused(
+                    link,
+                    &item,
+                    "it answered a transaction with something else",
+                ));
             }
         };
         let lane = self.log_lanes.get_mut(&item.lane).expect("it has a flight");
@@ -666,7 +675,10 @@ impl ServerSink<'_> {
         self.last_error = format!("{}: {said}", self.links[link].name());
         let since = *self.put_off_since.get_or_insert(now);
         if now.saturating_duration_since(since) > self.o.retry_for {
-            let head = self.log_lanes.get(&item.lane).and_then(|lane| lane.queue.front());
+            let head = self
+                .log_lanes
+                .get(&item.lane)
+                .and_then(|lane| lane.queue.front());
             let head = head.map_or_else(Vec::new, |one| one.payload.head(HEAD_BYTES));
             return Err(Error::plain(ErrorKind::Refused {
                 server: self.links[link].name(),

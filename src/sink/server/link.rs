@@ -190,7 +190,10 @@ impl Link {
     /// What was sent and is not answered.
     pub(super) fn sent_items(&self) -> impl Iterator<Item = Item> {
         let written = self.written;
-        let sent = self.items.iter().take_while(move |item| item.start < written);
+        let sent = self
+            .items
+            .iter()
+            .take_while(move |item| item.start < written);
         sent.filter(|item| !matches!(item.kind, Kind::Internal | Kind::Applied))
             .copied()
     }
@@ -292,9 +295,9 @@ impl Link {
             self.heard = Instant::now();
         }
         while self.written < self.allowed_end {
-            let first = self
-                .chunks
-                .partition_point(|chunk| chunk.start + chunk.piece.bytes().len() as u64 <= self.written);
+            let first = self.chunks.partition_point(|chunk| {
+                chunk.start + chunk.piece.bytes().len() as u64 <= self.written
+            });
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut n = 0;
             let mut pos = self.written;
@@ -326,7 +329,10 @@ impl Link {
     /// Whether there is something to write for which the socket had no room.
     pub(super) fn wants_write(&self) -> bool {
         self.written < self.allowed_end
-            || self.connection.as_ref().is_some_and(Connection::wants_write)
+            || self
+                .connection
+                .as_ref()
+                .is_some_and(Connection::wants_write)
     }
 
     /// Reads what is there; `false` where nothing was. Errors: the connection is gone.
@@ -377,7 +383,8 @@ impl Link {
             };
             let last = self.got + 1 == item.answers;
             if last && matches!(item.kind, Kind::Batch | Kind::Applied) {
-                let Some((whole, len)) = reply::parse(window).map_err(|bad| bad.to_string())? else {
+                let Some((whole, len)) = reply::parse(window).map_err(|bad| bad.to_string())?
+                else {
                     return Ok(None);
                 };
                 self.from += len;
@@ -456,6 +463,17 @@ impl Link {
             ..*item
         })
         .head(most)
+    }
+
+    /// Forgets the front item, if it still is this one.
+    pub(super) fn release_if(&mut self, item: &Item) {
+        if self
+            .items
+            .front()
+            .is_some_and(|front| front.end == item.end)
+        {
+            self.release();
+        }
     }
 
     /// Forgets the front item.

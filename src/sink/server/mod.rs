@@ -84,6 +84,11 @@ pub struct Options<'a> {
     pub reject: Box<dyn FnMut(&Reject) -> Result<()> + Send + 'a>,
     /// Writes down how far everything is acknowledged.
     pub save: Box<dyn FnMut(&Place) -> Result<()> + Send + 'a>,
+    /// Told before anything behind this byte of a snapshot is sent.
+    pub ahead: Box<dyn FnMut(u64) -> Result<()> + Send + 'a>,
+    /// Keys of a snapshot before this file and byte may be there because an earlier run wrote them, or because they were
+    /// there before: which of it is not known.
+    pub doubt_before: Option<(u32, u64)>,
 }
 
 /// What becomes of keys that the destination holds already.
@@ -117,6 +122,8 @@ pub struct Counts {
     pub reconnected: u64,
     /// Keys left as they were because they were there already.
     pub existing: u64,
+    /// Function libraries left as they were because they were there already.
+    pub libraries_there: u64,
     /// Keys of a snapshot that a server refused.
     pub rejected: u64,
     /// Commands of a log that a server refused.
@@ -410,6 +417,18 @@ impl<'a> ServerSink<'a> {
         (self.o.proxy_timeout * 2).max(Duration::from_secs(5))
     }
 
+    /// All of the log before this byte was given to [`write`](Sink::write), and the database and the time there are these.
+    pub fn reached_in_log(&mut self, offset: u64, db: u64, time_ms: Option<i64>) {
+        let place = *self.epochs.latest();
+        self.epochs.reach(Place {
+            offset,
+            db,
+            time_ms,
+            commands: self.read_of_log,
+            ..place
+        });
+    }
+
     /// All that stands before this place is acknowledged.
     pub fn acknowledged(&self) -> Place {
         self.epochs.acknowledged()
@@ -622,6 +641,7 @@ impl Sink for ServerSink<'_> {
 
     fn reached(&mut self, offset: u64, db: u64, keys: u64) -> Result<()> {
         debug_assert!(self.assembly.is_empty());
+        (self.o.ahead)(offset)?;
         let place = *self.epochs.latest();
         self.epochs.reach(Place {
             offset,
@@ -629,7 +649,9 @@ impl Sink for ServerSink<'_> {
             keys,
             ..place
         });
-        self.progress.acknowledged.store(self.acknowledged().keys, Ordering::Relaxed);
+        self.progress
+            .acknowledged
+            .store(self.acknowledged().keys, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -126,7 +126,8 @@ impl Assembly {
             self.pieces.push(Piece::Shared(map));
         }
         if !self.open.is_empty() {
-            self.pieces.push(Piece::Owned(std::mem::take(&mut self.open)));
+            self.pieces
+                .push(Piece::Owned(std::mem::take(&mut self.open)));
         }
         Ok(())
     }

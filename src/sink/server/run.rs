@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::link::{Down, Item, Kind, Unsent};
+use super::link::{Answer, Down, Item, Kind, Unsent};
 use super::payload::Payload;
 use super::script::FORGET;
 use super::snapshot::ONE_NODE;
@@ -118,6 +118,17 @@ impl ServerSink<'_> {
         Ok(())
     }
 
+    /// Writes down how far everything is acknowledged.
+    pub fn save_now(&mut self) -> Result<()> {
+        self.saved_place = None;
+        self.save(Instant::now())
+    }
+
+    /// The destination, for messages.
+    pub fn destination(&self) -> String {
+        self.o.endpoint.address.to_string()
+    }
+
     /// Writes down how far everything is acknowledged, if it is further than the last time.
     fn save(&mut self, now: Instant) -> Result<()> {
         self.saved = now;
@@ -189,17 +200,13 @@ impl ServerSink<'_> {
             loop {
                 match self.links[i].answered() {
                     Ok(None) => break,
-                    Ok(Some((item, answer))) => match item.kind {
-                        Kind::Internal => {
-                            if let super::link::Answer::Error(text, _) = answer {
-                                return Err(self.internal_failed(i, &item, &text));
-                            }
-                            self.links[i].release();
+                    Ok(Some((item, answer))) => {
+                        if let Err(error) = self.act(i, item, answer) {
+                            // It has its answer, whatever that was.
+                            self.links[i].release_if(&item);
+                            return Err(error);
                         }
-                        Kind::Batch => self.batch_answered(i, item, answer)?,
-                        Kind::Applied => self.applied_answered(i, item, answer)?,
-                        _ => self.plain_answered(i, item, answer)?,
-                    },
+                    }
                     Err(what) => {
                         let error = io::Error::new(io::ErrorKind::InvalidData, what);
                         return self.lost(i, &error);
@@ -210,6 +217,20 @@ impl ServerSink<'_> {
             if let Err(error) = self.links[i].write() {
                 return self.lost(i, &error);
             }
+        }
+    }
+
+    /// What follows from an answer.
+    fn act(&mut self, i: usize, item: Item, answer: Answer) -> Result<()> {
+        match (item.kind, answer) {
+            (Kind::Internal, Answer::Error(text, _)) => Err(self.internal_failed(i, &item, &text)),
+            (Kind::Internal, _) => {
+                self.links[i].release();
+                Ok(())
+            }
+            (Kind::Batch, answer) => self.batch_answered(i, item, answer),
+            (Kind::Applied, answer) => self.applied_answered(i, item, answer),
+            (_, answer) => self.plain_answered(i, item, answer),
         }
     }
 
@@ -336,8 +357,7 @@ impl ServerSink<'_> {
                         return Err(error);
                     }
                     self.last_error = error.to_string();
-                    let pause =
-                        Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
+                    let pause = Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
                     self.links[i].down = Some(Down {
                         until: Instant::now() + pause,
                         attempts: down.attempts + 1,
@@ -361,15 +381,13 @@ impl ServerSink<'_> {
         }
         let unsent = self.links[i].fail();
         self.requeue(unsent)?;
-        let used = self
-            .o
-            .slots
-            .as_ref()
-            .is_some_and(|slots| slots.nodes().iter().any(|node| {
+        let used = self.o.slots.as_ref().is_some_and(|slots| {
+            slots.nodes().iter().any(|node| {
                 self.nodes
                     .get(&(node.host.clone(), node.port))
                     .is_some_and(|first| (*first..*first + self.o.connections.max(1)).contains(&i))
-            }));
+            })
+        });
         if !used {
             // It may never come back, and nobody waits for it.
             self.links[i].down = None;
@@ -388,7 +406,11 @@ impl ServerSink<'_> {
             return Ok(());
         }
         self.slots_asked = Some(now);
-        let mut endpoints: Vec<_> = self.links.iter().map(|link| link.endpoint.clone()).collect();
+        let mut endpoints: Vec<_> = self
+            .links
+            .iter()
+            .map(|link| link.endpoint.clone())
+            .collect();
         endpoints.dedup_by_key(|endpoint| endpoint.address.to_string());
         for endpoint in endpoints {
             let Ok(mut connection) = Connection::open(&endpoint) else {

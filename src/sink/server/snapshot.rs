@@ -35,12 +35,14 @@ impl ServerSink<'_> {
             b"SET" | b"RESTORE" | b"MSET" | b"HMSET" => Kind::Plain(Expect::Status),
             b"MSETNX" => Kind::Plain(Expect::One),
             b"EXISTS" => Kind::Gate,
-            b"DEL" | b"UNLINK" | b"SADD" | b"HSET" | b"ZADD" | b"PEXPIREAT" | b"EXPIREAT" | b"SETRANGE" => {
-                Kind::Plain(Expect::Int)
-            }
-            b"RPUSH" if self.o.on_exist != Policy::Merge => {
+            b"DEL" | b"UNLINK" | b"SADD" | b"HSET" | b"ZADD" | b"PEXPIREAT" | b"EXPIREAT"
+            | b"SETRANGE" => Kind::Plain(Expect::Int),
+            b"RPUSH" if self.o.on_exist != Policy::Merge && !self.o.at_least_once => {
                 let count = seen.argc.saturating_sub(2) as u32;
-                let before = self.list.filter(|list| list.0 == lane).map_or(0, |list| list.1);
+                let before = self
+                    .list
+                    .filter(|list| list.0 == lane)
+                    .map_or(0, |list| list.1);
                 Kind::Push { before, count }
             }
             _ => Kind::Plain(Expect::Any),
@@ -250,6 +252,22 @@ impl ServerSink<'_> {
             // The first try may have written it. The destination had no key when the run began.
             return self.replace(link, item);
         }
+        let place = self.epochs.of(item.epoch);
+        if self
+            .o
+            .doubt_before
+            .is_some_and(|before| (place.piece, place.offset) < before)
+        {
+            let head = self.links[link].head_of(&item, HEAD_BYTES);
+            return self.reject_key(
+                link,
+                item,
+                &head,
+                "it is there: whether the run that was broken off wrote it, all of it or a part, or whether it was there \
+                 before, is not known"
+                    .to_owned(),
+            );
+        }
         match self.o.on_exist {
             Policy::Skip if item.kind == Kind::Plain(Expect::One) => {
                 // Some of them are there: one by one.
@@ -335,6 +353,11 @@ impl ServerSink<'_> {
             self.done(link, item);
             return Ok(());
         }
+        if loaded && matches!(self.o.on_exist, Policy::Skip | Policy::Merge) {
+            self.counts.libraries_there += 1;
+            self.done(link, item);
+            return Ok(());
+        }
         match verdict(&text, self.o.dialect) {
             Verdict::Exists => self.exists(link, item),
             Verdict::Later => {
@@ -346,7 +369,9 @@ impl ServerSink<'_> {
                 self.unknown_at = Some(Instant::now());
                 // A DEL that the proxy gave up on may still come, and must not come behind what follows it.
                 let head = self.links[link].head_of(&item, 16);
-                let wait = head.starts_with(b"*2\r\n$3\r\nDEL").then(|| self.zombie_time());
+                let wait = head
+                    .starts_with(b"*2\r\n$3\r\nDEL")
+                    .then(|| self.zombie_time());
                 let item = Item {
                     again: true,
                     ..item
@@ -371,23 +396,27 @@ impl ServerSink<'_> {
                     return Err(self.refused(link, &item, &said));
                 }
                 let head = self.links[link].head_of(&item, HEAD_BYTES);
-                let key = key_of(&head).unwrap_or_default();
-                let mut args = Args::of(&head);
-                let name = args.next().unwrap_or_default();
-                self.counts.rejected += 1;
-                (self.o.reject)(&Reject {
-                    db: Some(u64::from(item.db)),
-                    key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),
-                    type_name: String::new(),
-                    command: String::from_utf8_lossy(name).into_owned(),
-                    error: said,
-                })?;
-                self.links[link].release();
-                self.epochs.close(item.epoch);
-                self.drop_lane(item.lane);
-                Ok(())
+                self.reject_key(link, item, &head, said)
             }
         }
+    }
+
+    /// A key is counted as refused, and nothing more of it is sent.
+    fn reject_key(&mut self, link: usize, item: Item, head: &[u8], error: String) -> Result<()> {
+        let key = key_of(head).unwrap_or_default();
+        let name = Args::of(head).next().unwrap_or_default();
+        self.counts.rejected += 1;
+        (self.o.reject)(&Reject {
+            db: Some(u64::from(item.db)),
+            key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),
+            type_name: String::new(),
+            command: String::from_utf8_lossy(name).into_owned(),
+            error,
+        })?;
+        self.links[link].release();
+        self.epochs.close(item.epoch);
+        self.drop_lane(item.lane);
+        Ok(())
     }
 
     /// A unit that was certainly not applied, or does no harm when it is applied again, goes once more after a while.
