@@ -27,6 +27,28 @@ fn assert_whole(run: &Run, times: usize, least: usize, sample: &Sample, servers:
     sample.assert_in(servers, &format!("after {times} faults"));
 }
 
+/// As [`assert_whole`], where a server was started again or has lost its rank: whatever it held was kept, but a run may
+/// say that it cannot be sure, as long as it says why.
+fn assert_whole_if_unsure(
+    run: &Run,
+    times: usize,
+    least: usize,
+    sample: &Sample,
+    servers: &[&Server],
+) {
+    let sure = run.code == 0;
+    let says_why =
+        run.code == 1 && names(&run.stderr, &["was started anew", "has become a replica"]);
+    assert!(
+        sure || says_why,
+        "exit {} after {times} faults: {}",
+        run.code,
+        run.stderr
+    );
+    assert!(times >= least, "it had ended after {times} faults");
+    sample.assert_in(servers, &format!("after {times} faults"));
+}
+
 fn sleep(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
@@ -209,7 +231,7 @@ fn a_durable_server_that_dies_and_comes_again_gets_everything_once() {
             sleep(100);
             target.servers()[0].restart();
         });
-        assert_whole(&run, times, 2, sample, &target.servers());
+        assert_whole_if_unsure(&run, times, 2, sample, &target.servers());
     }
 }
 
@@ -224,7 +246,7 @@ fn a_durable_server_that_dies_behind_a_proxy_gets_everything_once() {
             sleep(100);
             target.servers()[i % 3].restart();
         });
-        assert_whole(&run, times, 2, sample, &target.servers());
+        assert_whole_if_unsure(&run, times, 2, sample, &target.servers());
     }
 }
 
@@ -470,7 +492,7 @@ fn loading(target: &Target) {
         });
         assert!(seen, "it had loaded before anyone asked");
         let run = running.end(Duration::from_secs(60));
-        assert_whole(&run, 1, 1, sample, &target.servers());
+        assert_whole_if_unsure(&run, 1, 1, sample, &target.servers());
     }
 }
 
@@ -649,7 +671,10 @@ fn whatever_is_no_redis_server_is_told_so_in_time() {
             Some(b"\x15\x03\x01\x00\x02\x02\x50"),
             &["TLS", "not a redis"],
         ),
-        (Some(b"{\"service\":\"nutcracker\"}"), &["not a redis"]),
+        (
+            Some(b"{\"service\":\"nutcracker\"}"),
+            &["JSON", "not a redis"],
+        ),
         (Some(b""), &["closed"]),
         (
             None,
@@ -702,38 +727,43 @@ fn slots_that_move_lose_and_double_nothing() {
         cluster.move_slots(if i == 0 { 0 } else { 2 }, if i == 0 { 2 } else { 0 }, 300);
         assert!(running.is_running(), "the slots moved too late");
         let run = running.end(Duration::from_secs(60));
-        assert_whole(&run, 1, 1, sample, &target.servers());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        sample.assert_in_with_drift(&target.servers(), "after the move", 5000);
     }
 }
 
-#[test]
-fn a_slot_that_is_half_moved_takes_keys_and_commands() {
-    let target = Target::cluster();
-    let Target::Cluster(cluster) = &target else {
-        unreachable!("it was made a line above")
-    };
-    // {0}…{59} hash into slots of all three; what is asked of a moving slot is answered with ASK.
+/// Opens the slots of a third of the keys `{0}…` to `{59}…`.
+fn half_moved(cluster: &Cluster) -> Vec<u16> {
     let mut moving = Vec::new();
     for tag in 0..60 {
         let key = format!("{{{tag}}}");
         let slot = call!(cluster.client(0), "CLUSTER", "KEYSLOT", key).int() as u16;
-        if slot < 5461 {
+        if slot < 5461 && !moving.contains(&slot) {
             cluster.begin_move(0, 1, slot);
             moving.push(slot);
         }
     }
     assert!(moving.len() > 5, "{moving:?}");
-    let mut log = Vec::new();
+    moving
+}
+
+#[test]
+fn a_snapshot_goes_into_slots_that_are_half_moved() {
+    let target = Target::cluster();
+    let Target::Cluster(cluster) = &target else {
+        unreachable!("it was made a line above")
+    };
+    let mut file = Vec::new();
     for i in 0..6000 {
-        let (counter, list) = (format!("{{{}}}:n", i % 60), format!("{{{}}}:l", i % 60));
-        crate::support::resp::append_command(&mut log, &[b"INCR", counter.as_bytes()]);
+        let list = format!("{{{}}}:{i}", i % 60);
         let element = i.to_string();
-        crate::support::resp::append_command(
-            &mut log,
-            &[b"RPUSH", list.as_bytes(), element.as_bytes()],
-        );
+        let words: [&[u8]; 4] = [b"RPUSH", list.as_bytes(), b"a", element.as_bytes()];
+        crate::support::resp::append_command(&mut file, &words);
     }
-    let sample = super::sample_of_log(&log);
+    let source = super::sample_of_log(&file);
+    let sample = source.saved();
+    let moving = half_moved(cluster);
+    // What is asked of a moving slot is answered with ASK.
     let run = replay_at(target.port(), &[sample.path()]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     // They must be closed to be read.
@@ -741,6 +771,32 @@ fn a_slot_that_is_half_moved_takes_keys_and_commands() {
         cluster.end_move(0, 1, slot);
     }
     sample.assert_in(&target.servers(), "into slots that were open");
+}
+
+#[test]
+fn a_log_waits_for_slots_that_are_half_moved() {
+    let target = Target::cluster();
+    let Target::Cluster(cluster) = &target else {
+        unreachable!("it was made a line above")
+    };
+    let mut log = Vec::new();
+    for i in 0..6000 {
+        let (counter, list) = (format!("{{{}}}:n", i % 60), format!("{{{}}}:l", i % 60));
+        crate::support::resp::append_command(&mut log, &[b"INCR", counter.as_bytes()]);
+        let element = i.to_string();
+        let words: [&[u8]; 3] = [b"RPUSH", list.as_bytes(), element.as_bytes()];
+        crate::support::resp::append_command(&mut log, &words);
+    }
+    let sample = super::sample_of_log(&log);
+    let moving = half_moved(cluster);
+    let running = start(target.port(), &["--retry-for", "30s"], &sample);
+    // Whatever guards a command needs a second key, and two keys have to wait until their slot has moved.
+    sleep(1500);
+    for slot in moving {
+        cluster.end_move(0, 1, slot);
+    }
+    let run = running.end(Duration::from_secs(60));
+    assert_whole(&run, 1, 1, &sample, &target.servers());
 }
 
 #[test]
@@ -757,7 +813,7 @@ fn a_failover_that_waits_for_its_replica_loses_and_doubles_nothing() {
         assert!(arrive(&mut running, &target.servers(), 1500));
         call!(cluster.client(4), "CLUSTER", "FAILOVER");
         let run = running.end(Duration::from_secs(60));
-        assert_whole(&run, 1, 1, sample, &target.servers());
+        assert_whole_if_unsure(&run, 1, 1, sample, &target.servers());
         let role = call!(cluster.client(4), "ROLE").array();
         assert_eq!(role[0].clone().text(), "master", "there was no failover");
     }
