@@ -4,6 +4,7 @@
 
 mod aof;
 mod commands;
+mod connecting;
 mod convert;
 mod corpus;
 mod damage;

@@ -27,6 +27,12 @@ const READ_BYTES: usize = 64 << 10;
 /// An answer that [`Connection::call`] waits for is no longer.
 pub const REPLY_BYTES: usize = 1 << 30;
 
+/// Bytes that are kept of what is no answer.
+const FIRST_BYTES: usize = 1024;
+
+/// Bytes of them that are shown.
+const FIRST_SHOWN: usize = 64;
+
 /// Bytes of a server's words that are shown.
 const WORDS_SHOWN: usize = 160;
 
@@ -267,7 +273,7 @@ impl Connection {
         loop {
             while replies.len() < answers {
                 let window = &self.input[self.taken..];
-                let bad = |bad| Failure::Bad(bad, window[..window.len().min(64)].to_vec());
+                let bad = |bad| Failure::Bad(bad, window[..window.len().min(FIRST_BYTES)].to_vec());
                 if finder.next(window).map_err(bad)?.is_none() {
                     break;
                 }
@@ -373,7 +379,7 @@ impl Connection {
                     return fail("the connection was closed during the TLS handshake".to_owned());
                 }
                 Ok(n) => {
-                    first.extend_from_slice(&buf[..n.min(64usize.saturating_sub(first.len()))]);
+                    first.extend_from_slice(&buf[..n.min(FIRST_BYTES.saturating_sub(first.len()))]);
                     let mut bytes = &buf[..n];
                     while !bytes.is_empty() {
                         // Nothing is left over: the whole of a record is taken before it is opened.
@@ -422,6 +428,8 @@ impl Connection {
         append_command(&mut out, args);
         let failure = match self.exchange(&out, 1, Deadline::Answer) {
             Ok(replies) => return Ok(replies.into_iter().next().unwrap_or(Reply::Nil)),
+            // Whatever it is, it may be one that repeats what it was sent.
+            Err(Failure::Bad(bad, first)) => Failure::Bad(bad, without_secret(&first, endpoint)),
             Err(failure) => failure,
         };
         let with_tls = self.tls.is_some();
@@ -570,7 +578,7 @@ impl Connection {
             Failure::Bad(bad, first) => {
                 format!(
                     "what it answers is no RESP: {bad}, which begins with {}",
-                    quoted(&first)
+                    quoted(&first, FIRST_SHOWN)
                 )
             }
             Failure::TooLong => format!("an answer of more than {REPLY_BYTES} bytes"),
@@ -731,7 +739,7 @@ fn not_a_server(first: &[u8]) -> String {
     };
     format!(
         "this is {what}: it answers {}; is it the right port?",
-        quoted(first)
+        quoted(first, FIRST_SHOWN)
     )
 }
 
@@ -795,27 +803,29 @@ fn words(said: &[u8], endpoint: &Endpoint) -> String {
         Some(at) => &said[..at],
         None => said,
     };
-    let secret = endpoint.password.as_ref().map(Secret::expose);
-    let mut shown = Vec::new();
-    match secret.filter(|secret| !secret.is_empty()) {
-        Some(secret) => {
-            let mut from = 0;
-            for at in memchr::memmem::find_iter(said, secret) {
-                shown.extend_from_slice(&said[from..at]);
-                shown.extend_from_slice(b"***");
-                from = at + secret.len();
-            }
-            shown.extend_from_slice(&said[from..]);
-        }
-        None => shown.extend_from_slice(said),
-    }
-    shown.truncate(WORDS_SHOWN);
-    quoted(&shown)
+    let said = said.strip_suffix(b"\r\n").unwrap_or(said);
+    quoted(&without_secret(said, endpoint), WORDS_SHOWN)
 }
 
-fn quoted(bytes: &[u8]) -> String {
+fn without_secret(text: &[u8], endpoint: &Endpoint) -> Vec<u8> {
+    let secret = endpoint.password.as_ref().map(Secret::expose);
+    let Some(secret) = secret.filter(|secret| !secret.is_empty()) else {
+        return text.to_vec();
+    };
+    let (mut shown, mut from) = (Vec::new(), 0);
+    for at in memchr::memmem::find_iter(text, secret) {
+        shown.extend_from_slice(&text[from..at]);
+        shown.extend_from_slice(b"***");
+        from = at + secret.len();
+    }
+    shown.extend_from_slice(&text[from..]);
+    shown
+}
+
+/// So many bytes of a text, in quotes and escaped.
+fn quoted(bytes: &[u8], most: usize) -> String {
     let mut text = String::from("\"");
-    for &b in bytes {
+    for &b in &bytes[..bytes.len().min(most)] {
         match b {
             b'"' | b'\\' => text.extend(['\\', b as char]),
             b' '..=b'~' => text.push(b as char),
@@ -825,6 +835,9 @@ fn quoted(bytes: &[u8]) -> String {
         }
     }
     text.push('"');
+    if bytes.len() > most {
+        text.push('…');
+    }
     text
 }
 

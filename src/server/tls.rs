@@ -127,7 +127,8 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
     use rustls::AlertDescription as Alert;
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // A bad signature is one by another authority of the same name: one that was made anew, mostly.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is signed by nobody who is trusted; name the certificate of its authority with --cacert"
                     .to_owned()
             }
@@ -135,7 +136,10 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
                 format!("its certificate is for another name ({certificate}); --sni gives the name it has to bear")
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("its certificate has expired ({certificate})")
+                "its certificate has expired; are the clocks right?".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet; are the clocks right?".to_owned()
             }
             other => format!("its certificate cannot be trusted: {other}"),
         },
@@ -145,9 +149,10 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
         rustls::Error::AlertReceived(alert) if has_cert => {
             format!("it refused the TLS handshake ({alert:?}); does it trust the certificate of --tls-cert?")
         }
-        rustls::Error::AlertReceived(alert) => {
-            format!("it refused the TLS handshake ({alert:?})")
-        }
+        // Before TLS 1.3 that is also how a certificate of ours is asked for.
+        rustls::Error::AlertReceived(alert) => format!(
+            "it refused the TLS handshake ({alert:?}); if it asks for a certificate of ours, --tls-cert and --tls-key are missing"
+        ),
         rustls::Error::InvalidMessage(_) => {
             "what it answers is not TLS; is it the right port? Without --tls it is spoken to in plain".to_owned()
         }

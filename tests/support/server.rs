@@ -226,16 +226,22 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
 pub(crate) struct Nutcracker {
     child: Child,
     _dir: tempfile::TempDir,
-    port: u16,
+    pub(crate) port: u16,
+    pub(crate) stats_port: u16,
 }
 
 impl Nutcracker {
     pub(crate) fn over(servers: &[&Server]) -> Nutcracker {
+        Nutcracker::with(servers, "")
+    }
+
+    /// As [`Nutcracker::over`], with further lines of its pool's configuration.
+    pub(crate) fn with(servers: &[&Server], lines: &str) -> Nutcracker {
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a directory for the proxy");
             let (port, stats) = (free_port(), free_port());
             let mut config = format!(
-                "alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n  servers:\n"
+                "alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n{lines}  servers:\n"
             );
             for (i, server) in servers.iter().enumerate() {
                 config += &format!("   - 127.0.0.1:{}:1 s{i}\n", server.port);
@@ -264,6 +270,7 @@ impl Nutcracker {
                 child,
                 _dir: dir,
                 port,
+                stats_port: stats,
             };
             let end = Instant::now() + Duration::from_secs(10);
             while Instant::now() < end
@@ -299,7 +306,7 @@ impl Drop for Nutcracker {
 
 /// A port nobody listens on. They are taken in turn from below the range from which the system gives ports to
 /// outgoing connections, because tests run beside one another and each opens many.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
