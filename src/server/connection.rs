@@ -269,7 +269,7 @@ impl Connection {
         self.lost = true;
         let (mut sent, mut replies, mut finder) = (0, Vec::new(), Finder::default());
         let mut write_error = None;
-        let mut deadline = Instant::now() + self.timeout;
+        let mut deadline = after(self.timeout);
         loop {
             while replies.len() < answers {
                 let window = &self.input[self.taken..];
@@ -280,7 +280,7 @@ impl Connection {
                 if let Some((reply, len)) = parse(window).map_err(bad)? {
                     replies.push(reply);
                     self.taken += len;
-                    deadline = Instant::now() + self.timeout;
+                    deadline = after(self.timeout);
                 }
             }
             self.forget_taken();
@@ -331,7 +331,7 @@ impl Connection {
             }
             if moved {
                 if matches!(kind, Deadline::Idle) {
-                    deadline = Instant::now() + self.timeout;
+                    deadline = after(self.timeout);
                 }
                 // Whoever drips bytes shall not be waited for longer than one who is silent.
                 if Instant::now() < deadline {
@@ -353,7 +353,7 @@ impl Connection {
         };
         let server = self.name.clone();
         let fail = |why: String| Err(Error::plain(ErrorKind::Unreachable { server, why }));
-        let deadline = Instant::now() + self.timeout;
+        let deadline = after(self.timeout);
         let mut first = Vec::new();
         loop {
             while tls.wants_write() {
@@ -432,6 +432,13 @@ impl Connection {
             Err(Failure::Bad(bad, first)) => Failure::Bad(bad, without_secret(&first, endpoint)),
             Err(failure) => failure,
         };
+        // A server tells only after the handshake that it wanted a certificate.
+        if let Failure::Closed(Some(error), _) = &failure
+            && let Some(error) = tls_error(error)
+        {
+            let has_cert = endpoint.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
+            return Err(self.unreachable(tls::describe(error, has_cert)));
+        }
         let with_tls = self.tls.is_some();
         let tls_hint = match (with_tls, &endpoint.address) {
             (false, Address::Tcp { .. }) => "; if it is a port for TLS, --tls is missing",
@@ -449,13 +456,6 @@ impl Connection {
                 },
                 first,
             ) => not_a_server(&first),
-            Failure::Closed(Some(error), false) if tls_error(&error).is_some() => {
-                let has_cert = endpoint.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
-                match tls_error(&error) {
-                    Some(error) => tls::describe(error, has_cert),
-                    None => error.to_string(),
-                }
-            }
             Failure::Closed(_, false) if with_tls => {
                 format!(
                     "the connection was closed without an answer; if it asks for a certificate of ours, --tls-cert and --tls-key are missing{user_hint}"
@@ -613,7 +613,7 @@ enum Failure {
 
 /// Errors are what happened, in words.
 fn connect_tcp(host: &str, port: u16, timeout: Duration) -> std::result::Result<OwnedFd, String> {
-    let deadline = Instant::now() + timeout;
+    let deadline = after(timeout);
     let addresses = resolve(host, port, timeout)?;
     let mut failed = None;
     for (i, address) in addresses.iter().enumerate() {
@@ -695,7 +695,7 @@ fn resolve(
 }
 
 fn connect_unix(path: &Path, timeout: Duration) -> std::result::Result<OwnedFd, String> {
-    let deadline = Instant::now() + timeout;
+    let deadline = after(timeout);
     let address = SocketAddrUnix::new(path)
         .map_err(|_| "the path is too long for a Unix socket".to_owned())?;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -741,6 +741,13 @@ fn not_a_server(first: &[u8]) -> String {
         "this is {what}: it answers {}; is it the right port?",
         quoted(first, FIRST_SHOWN)
     )
+}
+
+/// The end of a time that begins now. One that is too long to be counted is as good as a day.
+fn after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout)
+        .unwrap_or(now + Duration::from_secs(86_400))
 }
 
 /// Waits until the socket can be read or written; whether it can before the deadline.

@@ -114,9 +114,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 fn bad_file(path: &Path, what: &str, error: pem::Error) -> Error {
     let source = match error {
         pem::Error::Io(source) => source,
-        pem::Error::NoItemsFound => {
-            io::Error::new(io::ErrorKind::InvalidData, "there is none in PEM form")
-        }
+        pem::Error::NoItemsFound => io::Error::new(
+            io::ErrorKind::InvalidData,
+            "there is none in PEM form, or a passphrase protects it",
+        ),
         _ => io::Error::new(io::ErrorKind::InvalidData, "the PEM form is broken"),
     };
     Error::io(format!("{}: no {what} can be read", path.display()), source)

@@ -303,8 +303,9 @@ impl Link {
             let mut pos = self.written;
             for chunk in self.chunks.range(first..) {
                 let bytes = chunk.piece.bytes();
-                let from = (pos - chunk.start) as usize;
-                let to = ((self.allowed_end - chunk.start) as usize).min(bytes.len());
+                let from = pos.saturating_sub(chunk.start) as usize;
+                // The chunk behind the last one that is let out ends the walk.
+                let to = (self.allowed_end.saturating_sub(chunk.start) as usize).min(bytes.len());
                 if n == SLICES || from >= to {
                     break;
                 }

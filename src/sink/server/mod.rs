@@ -174,6 +174,13 @@ impl Raw<'_> {
     }
 }
 
+/// The commands of a small key from its DEL on: they go together, and can be sent again together whatever became of them.
+#[derive(Debug)]
+struct Group {
+    bytes: Vec<u8>,
+    item: Item,
+}
+
 /// What is looked at of a command before it is sent.
 struct Seen<'a> {
     name: &'a [u8],
@@ -203,6 +210,8 @@ pub struct ServerSink<'a> {
     /// refused.
     current: Option<u64>,
     dead: bool,
+    /// A small key whose commands are gathered to be sent together.
+    group: Option<Group>,
     /// The list that is being sent, and its length so far.
     list: Option<(u64, u64)>,
     // Logs.
@@ -259,6 +268,7 @@ impl<'a> ServerSink<'a> {
             lanes: HashMap::default(),
             current: None,
             dead: false,
+            group: None,
             list: None,
             log_lanes: HashMap::default(),
             at: 0,
@@ -612,22 +622,31 @@ impl<'a> ServerSink<'a> {
 impl<'a> Seen<'a> {
     fn of(head: &'a [u8]) -> Seen<'a> {
         let mut args = Args::of(head);
-        Seen {
-            argc: args.left(),
-            name: args.next().unwrap_or_default(),
-            key: args.next(),
-        }
+        let argc = args.left();
+        let name = args.next().unwrap_or_default();
+        let key = key_behind(name, &mut args);
+        Seen { argc, name, key }
     }
 }
 
-/// The key of a command of which the first bytes are at hand: what follows its name, or a script's name.
+/// The key of a command of which the first bytes are at hand.
 fn key_of(head: &[u8]) -> Option<Vec<u8>> {
     let mut args = Args::of(head);
     let name = args.next()?;
-    if name.eq_ignore_ascii_case(b"EVAL") || name.eq_ignore_ascii_case(b"EVALSHA") {
-        return args.nth(2).map(<[u8]>::to_vec);
+    key_behind(name, &mut args).map(<[u8]>::to_vec)
+}
+
+/// The first key behind a command's name: in most the next argument, in a few the one behind a subcommand, in scripts
+/// the one behind the text and the count.
+#[inline]
+fn key_behind<'a>(name: &[u8], args: &mut Args<'a>) -> Option<&'a [u8]> {
+    match name.len() {
+        4 | 7 if name.eq_ignore_ascii_case(b"EVAL") || name.eq_ignore_ascii_case(b"EVALSHA") => {
+            args.nth(2)
+        }
+        6 if name.eq_ignore_ascii_case(b"XGROUP") => args.nth(1),
+        _ => args.next(),
     }
-    args.next().map(<[u8]>::to_vec)
 }
 
 impl Sink for ServerSink<'_> {
@@ -635,12 +654,14 @@ impl Sink for ServerSink<'_> {
         for block in blocks {
             self.block(block)?;
         }
+        self.end_group_of_key();
         // What is there is sent, and what came is read, without waiting.
         self.step(Duration::ZERO)
     }
 
     fn reached(&mut self, offset: u64, db: u64, keys: u64) -> Result<()> {
         debug_assert!(self.assembly.is_empty());
+        self.end_group_of_key();
         (self.o.ahead)(offset)?;
         let place = *self.epochs.latest();
         self.epochs.reach(Place {

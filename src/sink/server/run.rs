@@ -45,6 +45,7 @@ impl ServerSink<'_> {
 
     /// Waits until everything is acknowledged.
     pub fn drain(&mut self) -> Result<()> {
+        self.end_group_of_key();
         while !self.is_idle() {
             self.step(STEP)?;
         }

@@ -8,7 +8,7 @@ use super::answer::{Verdict, verdict};
 use super::link::{Answer, Expect, Item, Kind};
 use super::payload::Payload;
 use super::script::APPEND_IF;
-use super::{HEAD_BYTES, Policy, Raw, Seen, ServerSink, Waiting, key_of};
+use super::{Group, HEAD_BYTES, Policy, Raw, Seen, ServerSink, Waiting, key_of};
 use crate::command::encode::OnError;
 use crate::command::keys::slot;
 use crate::command::target::Dialect;
@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::resp::parse::Args;
 use crate::server::reply::Shape;
 use crate::tally::Reject;
+
+/// Keys up to so many bytes of commands go in one piece.
+const GROUP_BYTES: usize = 16 << 10;
 
 /// The slot of what has none and goes to each node; its lane tells the link.
 pub(super) const ONE_NODE: u16 = u16::MAX;
@@ -59,6 +62,17 @@ impl ServerSink<'_> {
         if self.dead {
             return Ok(());
         }
+        if let Some(group) = &mut self.group {
+            if group.item.lane == lane
+                && let Raw::Bytes(bytes) = raw
+                && group.bytes.len() + bytes.len() <= GROUP_BYTES
+            {
+                group.bytes.extend_from_slice(bytes);
+                group.item.answers += 1;
+                return Ok(());
+            }
+            self.end_group_of_key();
+        }
         let slot = if self.o.slots.is_some() { slot(key) } else { 0 };
         let mut raw = raw;
         if let Kind::Push { before, .. } = kind
@@ -81,7 +95,24 @@ impl ServerSink<'_> {
             epoch: self.epochs.open(),
             again: false,
         };
-        match self.lanes.entry(lane) {
+        if let (b"DEL", Raw::Bytes(bytes)) = (seen.name, &raw)
+            && self.o.dialect != Dialect::Twemproxy
+        {
+            let bytes = bytes.to_vec();
+            let item = Item {
+                kind: Kind::Plain(Expect::Any),
+                ..item
+            };
+            self.group = Some(Group { bytes, item });
+            return Ok(());
+        }
+        self.enter(item, raw);
+        Ok(())
+    }
+
+    /// Sends a unit, or lets it wait until its lane is free.
+    fn enter(&mut self, item: Item, raw: Raw<'_>) {
+        match self.lanes.entry(item.lane) {
             Entry::Occupied(mut busy) => {
                 let payload = raw.into_payload();
                 self.queued += payload.len() as u64;
@@ -93,7 +124,13 @@ impl ServerSink<'_> {
                 self.send(item, raw);
             }
         }
-        Ok(())
+    }
+
+    /// A small key is whole, or grew too large for a group: what is there goes.
+    pub(super) fn end_group_of_key(&mut self) {
+        if let Some(Group { bytes, item }) = self.group.take() {
+            self.enter(item, Raw::Bytes(&bytes));
+        }
     }
 
     /// A command without a key: of a cluster every master gets it.
