@@ -684,7 +684,7 @@ fn a_proxy_is_logged_in_to_with_a_password_alone() {
     );
 
     call!(server.client(), "CONFIG", "SET", "requirepass", PASSWORD);
-    let proxy = Nutcracker::with(&[&server], &format!("  redis_auth: {PASSWORD}\n"));
+    let proxy = Nutcracker::with(&[&server], &[("redis_auth", PASSWORD)], &[]);
     let open = endpoint(proxy.port);
     works(&with_login(&open, "", PASSWORD));
     fails(

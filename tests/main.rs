@@ -14,6 +14,7 @@ mod follow;
 mod harness;
 mod manifest;
 mod preflight;
+mod replay;
 mod rewriting;
 mod selecting;
 mod support;

@@ -63,6 +63,133 @@ pub(crate) fn converted_log(bytes: &[u8]) -> Vec<u8> {
     run.stdout
 }
 
+/// `redis-migration replay ARGS`.
+pub(crate) fn replay(args: &[&str]) -> Run {
+    run(&[&["replay"], args].concat(), None)
+}
+
+/// `redis-migration replay ARGS` into what listens on a port of this machine.
+pub(crate) fn replay_at(port: u16, args: &[&str]) -> Run {
+    let port = port.to_string();
+    replay(&[args, &["-h", "127.0.0.1", "-p", &port]].concat())
+}
+
+/// As [`replay_at`], for runs that must do all they were asked.
+pub(crate) fn replayed_at(port: u16, args: &[&str]) -> Run {
+    let run = replay_at(port, args);
+    assert_eq!(run.code, 0, "replay {args:?}: {}", run.stderr);
+    run
+}
+
+/// A run that has not ended. Nothing is left of it when it is dropped.
+pub(crate) struct Running {
+    child: std::process::Child,
+    out: Option<std::thread::JoinHandle<Vec<u8>>>,
+    err: Option<std::thread::JoinHandle<Vec<u8>>>,
+}
+
+impl Running {
+    /// Starts `redis-migration ARGS`.
+    pub(crate) fn start(args: &[&str]) -> Running {
+        Running::of(program(args))
+    }
+
+    /// Starts `redis-migration replay ARGS` into what listens on a port of this machine.
+    pub(crate) fn replay_at(port: u16, args: &[&str]) -> Running {
+        let port = port.to_string();
+        Running::start(&[&["replay"], args, &["-h", "127.0.0.1", "-p", &port]].concat())
+    }
+
+    /// Starts a command that was made ready.
+    pub(crate) fn of(mut command: Command) -> Running {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        // Both are read as they come: a program whose output is not read would stop.
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        Running {
+            child,
+            out: out.map(|out| std::thread::spawn(move || read_all(out))),
+            err: err.map(|err| std::thread::spawn(move || read_all(err))),
+        }
+    }
+
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("the state of a child")
+            .is_none()
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&mut self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    /// Sends SIGINT.
+    pub(crate) fn interrupt(&mut self) {
+        self.signal(rustix::process::Signal::INT);
+    }
+
+    fn signal(&mut self, signal: rustix::process::Signal) {
+        // The number of one that has ended may be another's by now.
+        if self.is_running() {
+            let pid = rustix::process::Pid::from_child(&self.child);
+            rustix::process::kill_process(pid, signal).expect("a process that runs");
+        }
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(mut self) -> Run {
+        let _ = self.child.kill();
+        self.end(Duration::from_secs(10))
+    }
+
+    /// Waits until something is so or the run has ended, whichever comes first. Tells whether it is so.
+    pub(crate) fn until(&mut self, mut so: impl FnMut() -> bool) -> bool {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if so() {
+                return true;
+            }
+            if !self.is_running() {
+                return false;
+            }
+            assert!(Instant::now() < end, "nothing came about in a minute");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Waits until it ends by itself. One that takes longer fails the test.
+    pub(crate) fn end(mut self, limit: Duration) -> Run {
+        let code = code(wait(&mut self.child, limit));
+        let text = |thread: Option<std::thread::JoinHandle<Vec<u8>>>| {
+            thread.map_or_else(Vec::new, |thread| thread.join().expect("a reader"))
+        };
+        Run {
+            stdout: text(self.out.take()),
+            stderr: String::from_utf8_lossy(&text(self.err.take())).into_owned(),
+            code,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_all(mut from: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = from.read_to_end(&mut bytes);
+    bytes
+}
+
 /// What Redis's own program says: the bytes up to which a log is good.
 pub(crate) fn check_aof(path: &Path, args: &[&str]) -> (Option<u64>, String) {
     let out = Command::new("redis-check-aof")

@@ -23,10 +23,9 @@ pub(crate) struct Client {
 
 /// `call!(client, "GET", key)`: arguments of any type that is bytes.
 macro_rules! call {
-    ($client:expr, $($arg:expr),+ $(,)?) => {{
-        let args: &[&[u8]] = &[$(AsRef::<[u8]>::as_ref(&$arg)),+];
-        $client.call(args)
-    }};
+    ($client:expr, $($arg:expr),+ $(,)?) => {
+        $client.call(&[$(AsRef::<[u8]>::as_ref(&$arg)),+])
+    };
 }
 pub(crate) use call;
 
@@ -49,6 +48,13 @@ impl Client {
         super::resp::append_command(&mut out, args);
         self.stream.write_all(&out)?;
         self.read_reply()
+    }
+
+    /// Sends one command and waits for nothing.
+    pub(crate) fn send(&mut self, args: &[&[u8]]) {
+        let mut out = Vec::new();
+        super::resp::append_command(&mut out, args);
+        self.stream.write_all(&out).expect("room in the socket");
     }
 
     /// Sends one command; an error reply fails the test.

@@ -109,6 +109,25 @@ impl DataSet {
         reader.read()
     }
 
+    /// Reads several servers that share one data set: the masters of a cluster or those behind a proxy. A key that two
+    /// of them hold fails the test, for whoever asks finds only one of its values.
+    pub(crate) fn read_all(servers: &[&Server]) -> DataSet {
+        let mut all = DataSet::default();
+        for server in servers {
+            let part = DataSet::read(&mut server.client());
+            for (db, keys) in part.dbs {
+                let whole = all.dbs.entry(db).or_default();
+                for (key, record) in keys {
+                    let name = key.escape_ascii().to_string();
+                    let before = whole.insert(key, record);
+                    assert!(before.is_none(), "two servers hold the key \"{name}\"");
+                }
+            }
+            all.functions.extend(part.functions);
+        }
+        all
+    }
+
     /// Leaves out what the closure says no to.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(u64, &[u8], &Record) -> bool) {
         for (db, keys) in &mut self.dbs {
@@ -140,6 +159,43 @@ impl DataSet {
 /// What a server holds.
 pub(crate) fn held_by(server: &Server) -> DataSet {
     DataSet::read(&mut server.client()).without_minus_zero()
+}
+
+/// The digest of what several servers hold together: equal sets of keys of database 0 have equal ones, however they are
+/// shared out. For sets that are too large to be read. It knows whether a key expires and not when, and of streams
+/// only the entries; [`expiries`] tells the former.
+///
+/// A server mixes the number of each database that is not empty into its digest once, so that of an even number of
+/// servers that is not in the sum; an uneven number must hold something.
+pub(crate) fn digest(servers: &[&Server]) -> Option<String> {
+    let (mut sum, mut holding) = ([0u8; 20], 0);
+    for server in servers {
+        let mut client = server.client();
+        let digest = call!(client, "DEBUG", "DIGEST").text();
+        holding += usize::from(call!(client, "DBSIZE").int() > 0);
+        for (byte, digits) in sum.iter_mut().zip(digest.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).expect("digits");
+            *byte ^= u8::from_str_radix(digits, 16).expect("hexadecimal digits");
+        }
+    }
+    (holding % 2 == 1).then(|| sum.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The keys of database 0 of several servers that expire, with the moments (Redis 7.0 on).
+pub(crate) fn expiries(servers: &[&Server]) -> BTreeMap<Bytes, i64> {
+    let mut found = BTreeMap::new();
+    // One script instead of a question for each of some hundred thousand keys.
+    const SCRIPT: &str = "local out = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
+        local at = redis.call('PEXPIRETIME', key) \
+        if at >= 0 then out[#out + 1] = key out[#out + 1] = string.format('%.0f', at) end end return out";
+    for server in servers {
+        let flat = call!(server.client(), "EVAL", SCRIPT, "0").all_bytes();
+        for pair in flat.chunks(2) {
+            let at = String::from_utf8_lossy(&pair[1]).parse().expect("a moment");
+            found.insert(pair[0].clone(), at);
+        }
+    }
+    found
 }
 
 /// What a server holds after these commands, none of which it may refuse.

@@ -2,7 +2,9 @@
 
 pub(crate) mod cli;
 pub(crate) mod client;
+pub(crate) mod cluster;
 pub(crate) mod data;
+pub(crate) mod relay;
 pub(crate) mod resp;
 pub(crate) mod script;
 pub(crate) mod server;

@@ -2,19 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redis_migration::aof::manifest::Manifest;
+use rustix::process::{Pid, Signal};
 
 use super::client::{Client, call};
 use super::text;
 
 /// A running Redis or Valkey.
 pub(crate) struct Server {
-    child: Child,
+    /// Behind a lock, so that a server that others borrow can be killed and started again.
+    child: Mutex<Child>,
     dir: tempfile::TempDir,
     pub(crate) port: u16,
+    name: String,
+    options: Vec<String>,
 }
 
 /// Whether `tests/install-servers` could get this server. One that it could not get is skipped aloud.
@@ -42,6 +47,13 @@ impl Server {
     /// As [`Server::start`], with further options of the server.
     pub(crate) fn with(name: &str, options: &[&str]) -> Server {
         Server::prepared(name, options, |_| {})
+    }
+
+    /// Starts a server that loads a snapshot, as its own or an older one's, by its own loader.
+    pub(crate) fn on_snapshot(name: &str, snapshot: &Path) -> Server {
+        Server::prepared(name, &[], |dir| {
+            std::fs::copy(snapshot, dir.join("dump.rdb")).expect("a copy of the snapshot");
+        })
     }
 
     /// Starts a server that loads a log, a file or a directory of several, and goes on with it.
@@ -103,38 +115,18 @@ impl Server {
     }
 
     fn prepared(name: &str, options: &[&str], prepare: impl Fn(&Path)) -> Server {
-        let major: u32 = name
-            .split(['-', '.'])
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .expect("a version in the name");
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a directory for the server");
             prepare(dir.path());
             let port = free_port();
-            let mut command = Command::new(starter(name));
-            command.args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                text(dir.path()),
-                "--save",
-                "",
-            ]);
-            command.args(["--logfile", "log"]);
-            if major >= 7 {
-                command.args(["--enable-debug-command", "yes"]);
-            }
-            let child = command
-                .args(options)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let child = child
-                .unwrap_or_else(|error| panic!("{name}: {error}; run tests/install-servers first"));
-            let mut server = Server { child, dir, port };
+            let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+            let server = Server {
+                child: Mutex::new(spawn(name, port, dir.path(), &options)),
+                dir,
+                port,
+                name: name.to_owned(),
+                options,
+            };
             if server.is_ready() {
                 return server;
             }
@@ -144,16 +136,10 @@ impl Server {
 
     /// Waits until the process that was started answers. Another process may have taken the port meanwhile, so the
     /// process id is asked for.
-    fn is_ready(&mut self) -> bool {
+    fn is_ready(&self) -> bool {
         let end = Instant::now() + Duration::from_secs(30);
-        let own = format!("process_id:{}\r", self.child.id());
-        while Instant::now() < end
-            && self
-                .child
-                .try_wait()
-                .expect("the state of a child")
-                .is_none()
-        {
+        let own = format!("process_id:{}\r", self.pid());
+        while Instant::now() < end && is_alive(&self.child) {
             if let Ok(mut client) = Client::connect(self.port)
                 && let Ok(reply) = client.try_call(&[b"INFO"])
                 && let super::client::Reply::Bulk(Some(info)) = reply
@@ -170,6 +156,63 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         false
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().expect("no other panic").id()
+    }
+
+    /// Whether the process has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        is_alive(&self.child)
+    }
+
+    /// Ends the process as a power cut does: nothing is written any more.
+    pub(crate) fn kill(&self) {
+        kill(&self.child);
+    }
+
+    /// Starts a killed server again, on its port and in its directory, and waits until it has loaded what it finds
+    /// there.
+    pub(crate) fn restart(&self) {
+        for _ in 0..20 {
+            self.respawn(&[]);
+            if self.is_ready() {
+                return;
+            }
+            kill(&self.child);
+        }
+        panic!("{} did not start again on port {}", self.name, self.port);
+    }
+
+    /// Starts a killed server again with further options, and does not wait.
+    pub(crate) fn respawn(&self, options: &[&str]) {
+        let mut child = self.child.lock().expect("no other panic");
+        let mut all = self.options.clone();
+        all.extend(options.iter().map(|option| (*option).to_owned()));
+        *child = spawn(&self.name, self.port, self.dir.path(), &all);
+    }
+
+    /// Stops the process as it stands: its connections stay, and nothing is answered.
+    pub(crate) fn pause(&self) {
+        signal(&self.child, Signal::STOP);
+    }
+
+    /// Lets a stopped process go on.
+    pub(crate) fn resume(&self) {
+        signal(&self.child, Signal::CONT);
+    }
+
+    /// Sets one of the server's options while it runs.
+    pub(crate) fn set(&self, option: &str, value: &str) {
+        call!(self.client(), "CONFIG", "SET", option, value);
+    }
+
+    /// Writes `dump.rdb` into the server's directory and tells where it is.
+    pub(crate) fn save(&self) -> PathBuf {
+        call!(self.client(), "SAVE");
+        self.dir.path().join("dump.rdb")
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -208,9 +251,61 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        kill(&self.child);
     }
+}
+
+/// Starts a server's process.
+fn spawn(name: &str, port: u16, dir: &Path, options: &[String]) -> Child {
+    let major: u32 = name
+        .split(['-', '.'])
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .expect("a version in the name");
+    let mut command = Command::new(starter(name));
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--dir",
+        text(dir),
+        "--save",
+        "",
+    ]);
+    command.args(["--logfile", "log"]);
+    if major >= 7 {
+        command.args(["--enable-debug-command", "yes"]);
+    }
+    let child = command
+        .args(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    child.unwrap_or_else(|error| panic!("{name}: {error}; run tests/install-servers first"))
+}
+
+/// Whether a process has not ended by itself.
+fn is_alive(child: &Mutex<Child>) -> bool {
+    let mut child = child.lock().expect("no other panic");
+    child.try_wait().expect("the state of a child").is_none()
+}
+
+fn signal(child: &Mutex<Child>, signal: Signal) {
+    let mut child = child.lock().expect("no other panic");
+    // The number of a process that has ended may be another's by now.
+    let ended = child.try_wait().expect("the state of a child");
+    assert_eq!(ended, None, "the process has ended");
+    rustix::process::kill_process(Pid::from_child(&child), signal).expect("a process that runs");
+}
+
+/// Ends a process and waits until it is gone. A panic elsewhere must not leave it behind.
+fn kill(child: &Mutex<Child>) {
+    let mut child = child
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// Copies a directory of files.
@@ -224,72 +319,105 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
 
 /// A twemproxy in front of servers.
 pub(crate) struct Nutcracker {
-    child: Child,
-    _dir: tempfile::TempDir,
+    child: Mutex<Child>,
+    dir: tempfile::TempDir,
     pub(crate) port: u16,
     pub(crate) stats_port: u16,
+    options: Vec<String>,
 }
 
 impl Nutcracker {
     pub(crate) fn over(servers: &[&Server]) -> Nutcracker {
-        Nutcracker::with(servers, "")
+        Nutcracker::with(servers, &[], &[])
     }
 
-    /// As [`Nutcracker::over`], with further lines of its pool's configuration.
-    pub(crate) fn with(servers: &[&Server], lines: &str) -> Nutcracker {
+    /// As [`Nutcracker::over`], with further settings of the pool, such as `("server_connections", "4")`, and options
+    /// of the program, such as `-m 512`.
+    pub(crate) fn with(
+        servers: &[&Server],
+        settings: &[(&str, &str)],
+        options: &[&str],
+    ) -> Nutcracker {
+        let ports: Vec<u16> = servers.iter().map(|server| server.port).collect();
+        Nutcracker::over_ports(&ports, settings, options)
+    }
+
+    /// As [`Nutcracker::with`], in front of anything that listens, such as relays to servers.
+    pub(crate) fn over_ports(
+        ports: &[u16],
+        settings: &[(&str, &str)],
+        options: &[&str],
+    ) -> Nutcracker {
         for _ in 0..5 {
             let dir = tempfile::tempdir().expect("a directory for the proxy");
-            let (port, stats) = (free_port(), free_port());
-            let mut config = format!(
-                "alpha:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n{lines}  servers:\n"
-            );
-            for (i, server) in servers.iter().enumerate() {
-                config += &format!("   - 127.0.0.1:{}:1 s{i}\n", server.port);
+            let (port, stats_port) = (free_port(), free_port());
+            let mut pool = vec![
+                ("hash", "fnv1a_64"),
+                ("distribution", "ketama"),
+                ("redis", "true"),
+            ];
+            pool.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
+            pool.extend(settings);
+            let mut config = format!("alpha:\n  listen: 127.0.0.1:{port}\n");
+            for (name, value) in pool {
+                config += &format!("  {name}: {value}\n");
             }
-            let file = dir.path().join("nutcracker.yml");
-            std::fs::write(&file, config).expect("the proxy's configuration");
-            let child = Command::new(starter("nutcracker"))
-                .args([
-                    "-c",
-                    text(&file),
-                    "-s",
-                    &stats.to_string(),
-                    "-a",
-                    "127.0.0.1",
-                    "-i",
-                    "1000",
-                ])
-                .args(["-o", text(&dir.path().join("log")), "-v", "6"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn();
-            let child = child.unwrap_or_else(|error| {
-                panic!("nutcracker: {error}; run tests/install-servers first")
-            });
-            let mut proxy = Nutcracker {
-                child,
-                _dir: dir,
+            config += "  servers:\n";
+            for (i, server) in ports.iter().enumerate() {
+                config += &format!("   - 127.0.0.1:{server}:1 s{i}\n");
+            }
+            std::fs::write(dir.path().join("nutcracker.yml"), &config)
+                .expect("the proxy's configuration");
+            let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+            let proxy = Nutcracker {
+                child: Mutex::new(spawn_proxy(dir.path(), stats_port, &options)),
+                dir,
                 port,
-                stats_port: stats,
+                stats_port,
+                options,
             };
-            let end = Instant::now() + Duration::from_secs(10);
-            while Instant::now() < end
-                && proxy
-                    .child
-                    .try_wait()
-                    .expect("the state of a child")
-                    .is_none()
-            {
-                // PING is answered by the proxy itself.
-                if let Ok(mut client) = Client::connect(port)
-                    && client.try_call(&[b"PING"]).is_ok()
-                {
-                    return proxy;
-                }
-                std::thread::sleep(Duration::from_millis(10));
+            if proxy.is_ready() {
+                return proxy;
             }
         }
         panic!("nutcracker did not start");
+    }
+
+    fn is_ready(&self) -> bool {
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end && is_alive(&self.child) {
+            // PING is answered by the proxy itself; with a password it says that it wants one.
+            if let Ok(mut client) = Client::connect(self.port)
+                && client.try_call(&[b"PING"]).is_ok()
+            {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        false
+    }
+
+    /// Ends the proxy at once; its clients see their connections reset or closed.
+    pub(crate) fn kill(&self) {
+        kill(&self.child);
+    }
+
+    /// Starts a killed proxy again on its port.
+    pub(crate) fn restart(&self) {
+        for _ in 0..20 {
+            *self.child.lock().expect("no other panic") =
+                spawn_proxy(self.dir.path(), self.stats_port, &self.options);
+            if self.is_ready() {
+                return;
+            }
+            kill(&self.child);
+        }
+        panic!("nutcracker did not start again on port {}", self.port);
+    }
+
+    /// Where the proxy tells its statistics.
+    pub(crate) fn stats_address(&self) -> String {
+        format!("127.0.0.1:{}", self.stats_port)
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -299,9 +427,20 @@ impl Nutcracker {
 
 impl Drop for Nutcracker {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        kill(&self.child);
     }
+}
+
+fn spawn_proxy(dir: &Path, stats_port: u16, options: &[String]) -> Child {
+    let child = Command::new(starter("nutcracker"))
+        .args(["-c", text(&dir.join("nutcracker.yml"))])
+        .args(["-s", &stats_port.to_string(), "-a", "127.0.0.1"])
+        .args(["-i", "1000", "-o", text(&dir.join("log")), "-v", "6"])
+        .args(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    child.unwrap_or_else(|error| panic!("nutcracker: {error}; run tests/install-servers first"))
 }
 
 /// A port nobody listens on. They are taken in turn from below the range from which the system gives ports to
