@@ -172,7 +172,11 @@ fn a_command_that_comes_after_its_repetition_does_no_harm() {
     for sample in [&*snapshot(), &log_of_increments(scaled(10_000))] {
         target.flush();
         relay.delay(1, 1);
-        let running = start(relay.port, &["--timeout", "300ms"], sample);
+        let running = start(
+            relay.port,
+            &["--timeout", "300ms", "--rate", "6000"],
+            sample,
+        );
         let (run, times) = while_running(running, &target.servers(), 4, 200, |_| {
             // What is sent now arrives long after the program has given it up; what is sent later, at once.
             relay.delay(900, 1);
@@ -190,7 +194,11 @@ fn a_command_that_comes_after_its_repetition_behind_a_proxy_does_no_harm() {
     for sample in [&*snapshot(), &log_of_increments(scaled(10_000))] {
         servers.iter().for_each(Server::flush);
         relays.iter().for_each(|relay| relay.delay(1, 1));
-        let running = start(proxy.port, &["--proxy-timeout", "300ms"], sample);
+        let running = start(
+            proxy.port,
+            &["--proxy-timeout", "300ms", "--rate", "6000"],
+            sample,
+        );
         let (run, times) = while_running(running, &all, 4, 200, |i| {
             relays[i % 3].delay(700, 1);
             sleep(60);
