@@ -449,6 +449,12 @@ pub struct TargetArgs {
     /// out, and at the end of what the proxy lost.
     #[arg(long, value_name = "HOST:PORT")]
     pub proxy_stats: Option<HostPort>,
+    /// The database that the twemproxy is set to write to (its redis_db)
+    ///
+    /// It cannot be asked of a twemproxy. With this flag a run ends with exit code 5 before anything is sent, if keys land
+    /// in another one: nutcracker 0.5.0 writes to database 0 where its pool has a redis_auth.
+    #[arg(long, value_name = "N")]
+    pub proxy_db: Option<u64>,
     /// Send again what may have been done already, where nothing guards against doing it twice
     ///
     /// After a connection breaks nobody knows whether the last commands were carried out. Where neither the command

@@ -580,7 +580,7 @@ impl<'a> Job<'a> {
             };
             let mut reader = self.reader(&piece.source, from, false)?;
             self.conversion
-                .check_databases(&mut reader, self.progress)
+                .check_log(&mut reader, self.progress)
                 .inspect_err(|_| self.summarize(&piece.source.name, 0))?;
         }
         Ok(())

@@ -217,8 +217,6 @@ impl<'a> Run<'a> {
                 Exit::Done
             }));
         }
-        preflight::probe_writes(&self.endpoint, &destination)?;
-
         let checkpoint = Checkpoint {
             program: Checkpoint::PROGRAM.to_owned(),
             format: Checkpoint::FORMAT,
@@ -245,6 +243,22 @@ impl<'a> Run<'a> {
         if args.logs.checkpoint.is_some() && known.is_none() {
             lock_keeper(&keeper).save()?;
         }
+        let database = preflight::probe_writes(&self.endpoint, &destination)?;
+        match (database, args.target.proxy_db) {
+            (Some(found), Some(wanted)) if found != wanted => {
+                return Err(Error::plain(ErrorKind::Unfit(format!(
+                    "{} was to write to database {wanted} of its servers, and keys land in database {found}: nutcracker \
+                     0.5.0 forgets its redis_db where redis_auth is set",
+                    self.endpoint.address
+                )))
+                .into());
+            }
+            (Some(found), _) if found > 0 => {
+                log.info(&format!("keys land in database {found} of its servers"));
+            }
+            _ => {}
+        }
+
         let resume = known
             .as_ref()
             .filter(|known| !known.done)

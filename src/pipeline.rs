@@ -12,13 +12,14 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use bytes::Bytes;
 
 use crate::command::encode::{OnError, Settings, Worker};
+use crate::command::rewrite::too_long_for_proxy;
 use crate::cursor::{At, Cursor};
 use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
 use crate::rdb::scan::{Along, FileInfo, Scanner, Span, Task, check_whole};
-use crate::rdb::{Format, Reader, Record, type_name};
+use crate::rdb::{Format, Reader, Record, key_name, type_name};
 use crate::resp::write::{Block, Blocks, Out};
 use crate::sink::Sink;
 use crate::tally::{Reject, Tally};
@@ -187,7 +188,7 @@ fn run(
         })?;
     }
     if settings.target.dialect.single_db() {
-        check_databases(data, settings, lenient)?;
+        check_keys(data, settings, lenient)?;
     }
     let along = if options.checksum == Checksum::Off || first {
         Along::Off
@@ -512,13 +513,20 @@ fn select(db: u64) -> Block {
     }
 }
 
-/// Refuses keys of other databases than 0 before the first byte is written, for destinations that have one.
-fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()> {
+/// Refuses keys of other databases than 0 before the first byte is written, for destinations that have one; and where a
+/// server is waiting for them, names that it does not take.
+fn check_keys(data: &[u8], settings: &Settings, lenient: bool) -> Result<()> {
     let file = Cursor::new(data, 0);
     let mut c = file;
     let format = Format::parse(&mut c, lenient)?;
     let mut reader = Reader::new(file, format, c.pos());
     let mut scratch = Scratch::new(1 << 20);
+    let growth = settings.transform.growth();
+    let limit = settings
+        .target
+        .key_limit()
+        .filter(|_| settings.log.places && !lenient)
+        .map(|limit| limit.saturating_sub(growth));
     let mut found: Vec<u64> = Vec::new();
     let mut db = 0;
     // The size of a template hash comes from its template; for passing over values any will do that is known.
@@ -534,7 +542,9 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
                 if skip(&mut reader.c, key.ty, &templates, &mut Vec::new()).is_err() {
                     break;
                 }
-                if settings.transform.db(db) == 0 || found.contains(&db) {
+                let of_other_db = settings.transform.db(db) != 0 && !found.contains(&db);
+                let too_long = limit.is_some_and(|limit| key.key.len() > limit as u64);
+                if !of_other_db && !too_long {
                     continue;
                 }
                 let Ok(name) = key.key.load(&mut scratch) else {
@@ -547,7 +557,15 @@ fn check_databases(data: &[u8], settings: &Settings, lenient: bool) -> Result<()
                     || type_name(key.ty, value),
                     || (reader.c.pos() - value.pos()) as u64,
                 );
-                if verdict == Verdict::Pass {
+                if verdict == Verdict::Pass && too_long {
+                    let bytes = name.len();
+                    return Err(Error::plain(ErrorKind::Unfit(format!(
+                        "{}; nothing was sent; --on-error continue leaves such keys out and lists them with --rejects FILE",
+                        too_long_for_proxy(bytes, &settings.target)
+                    )))
+                    .in_key(|| key_name(&key, db, type_name(key.ty, value), format)));
+                }
+                if verdict == Verdict::Pass && of_other_db {
                     found.push(db);
                 }
                 if found.len() > 16 {

@@ -235,12 +235,14 @@ impl<'s> Conversion<'s> {
         }
     }
 
-    /// Whether a log holds commands of a database that the destination does not have; nothing is written.
-    pub fn check_databases(&mut self, reader: &mut Reader, progress: &Progress) -> Result<()> {
+    /// Whether a log holds commands of a database that the destination does not have or, where a server is waiting for
+    /// them, with names that it does not take; nothing is written.
+    pub fn check_log(&mut self, reader: &mut Reader, progress: &Progress) -> Result<()> {
         if !self.settings.target.dialect.single_db() {
             return Ok(());
         }
         let lenient = reader.lenient();
+        let names = self.settings.log.places && self.settings.on_error == OnError::Stop;
         let mut db = 0;
         loop {
             progress.check_stop()?;
@@ -249,6 +251,9 @@ impl<'s> Conversion<'s> {
                 let decision = rewriter.decide(&command, db);
                 db = decision.selects().unwrap_or(db);
                 match decision.refusal() {
+                    Some(why) if decision.is_too_long() && names => {
+                        Err(Rewriter::refused(&command, offset, db, why))
+                    }
                     Some(why) if decision.is_of_other_db() => {
                         Err(Error::plain(ErrorKind::Databases(format!(
                             "the log holds keys of database {db}, the first at byte {offset:#x}, and {why}"

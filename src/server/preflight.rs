@@ -177,9 +177,12 @@ pub fn look(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
 /// Writes, reads and removes a key with a random name, on every server that was found. It would be gone after a minute
 /// if this run were killed meanwhile.
 ///
+/// Gives the database in which a proxy's servers put it, where scripts can tell.
+///
 /// Errors: `Unfit` where a server does not take writes, or where a proxy spreads one key over several servers
 /// (`distribution: random`).
-pub fn probe_writes(endpoint: &Endpoint, destination: &Destination) -> Result<()> {
+pub fn probe_writes(endpoint: &Endpoint, destination: &Destination) -> Result<Option<u64>> {
+    let mut database = None;
     match (&destination.slots, destination.dialect) {
         (Some(slots), _) => {
             for (index, node) in slots.nodes().iter().enumerate() {
@@ -201,6 +204,9 @@ pub fn probe_writes(endpoint: &Endpoint, destination: &Destination) -> Result<()
         (None, Dialect::Twemproxy) => {
             let mut connection = Connection::open(endpoint)?;
             probe(&mut connection, &random_key("probe:"))?;
+            if destination.can_eval {
+                database = database_of(&mut connection, &random_key("probe:"))?;
+            }
             for server in &destination.servers {
                 if let Some(name) = &server.representative {
                     probe(&mut connection, name)?;
@@ -209,7 +215,7 @@ pub fn probe_writes(endpoint: &Endpoint, destination: &Destination) -> Result<()
         }
         (None, _) => probe(&mut Connection::open(endpoint)?, &random_key("probe:"))?,
     }
-    Ok(())
+    Ok(database)
 }
 
 /// Looks again at the servers of a destination. Those that do not answer are left out, which [`restarted`] then tells.
@@ -855,6 +861,22 @@ fn probe(connection: &mut Connection, name: &[u8]) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The database in which a key lands, of the sixteen that servers have by default.
+fn database_of(connection: &mut Connection, name: &[u8]) -> Result<Option<u64>> {
+    const SCRIPT: &[u8] =
+        b"for n=0,15 do local r=redis.pcall('SELECT',n) if r.err then return -1 end \
+if redis.call('EXISTS',KEYS[1])==1 then return n end end return -1";
+    let replies = connection.calls(&[
+        vec![b"PSETEX", name, b"60000", b"redis-migration"],
+        vec![b"EVAL", SCRIPT, b"1", name],
+        vec![b"DEL", name],
+    ])?;
+    Ok(match replies.get(1) {
+        Some(Reply::Int(n)) => u64::try_from(*n).ok(),
+        _ => None,
+    })
 }
 
 fn spread(name: &str) -> Error {

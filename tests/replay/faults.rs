@@ -904,12 +904,20 @@ fn a_proxy_that_writes_into_another_database_is_refused() {
         server.set("requirepass", "secret");
     }
     let proxy = Nutcracker::with(&all, &[("redis_db", "1"), ("redis_auth", "secret")], &[]);
-    let run = replay_at(proxy.port, &["-a", "secret", snapshot().path()]);
-    assert_ne!(run.code, 0, "{}", run.stderr);
+    let run = replay_at(
+        proxy.port,
+        &["-a", "secret", "--proxy-db", "1", snapshot().path()],
+    );
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    assert!(
+        names(&run.stderr, &["land in database 0"]),
+        "{}",
+        run.stderr
+    );
     for server in &all {
         let mut client = server.client();
         call!(client, "AUTH", "secret");
-        assert!(call!(client, "DBSIZE").int() < 2, "keys in database 0");
+        assert_eq!(call!(client, "DBSIZE").int(), 0, "keys in database 0");
     }
 }
 

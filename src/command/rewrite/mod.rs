@@ -55,6 +55,8 @@ enum What<'a> {
     Select(u64),
     Drop,
     Reject(String),
+    /// A key of it is longer than the destination takes.
+    TooLong(String),
     /// It belongs to a database that the destination does not have.
     OtherDb,
 }
@@ -106,7 +108,7 @@ impl<'a> Decision<'a> {
     /// Why it cannot be written, if so.
     pub fn refusal(&self) -> Option<&str> {
         match &self.what {
-            What::Reject(why) => Some(why),
+            What::Reject(why) | What::TooLong(why) => Some(why),
             What::OtherDb => Some(
                 "the destination has database 0 only; choose a database with --db N and bring it there with --db-map N=0",
             ),
@@ -117,6 +119,11 @@ impl<'a> Decision<'a> {
     /// Whether it belongs to a database that the destination does not have.
     pub fn is_of_other_db(&self) -> bool {
         matches!(self.what, What::OtherDb)
+    }
+
+    /// Whether a key of it is longer than the destination takes.
+    pub fn is_too_long(&self) -> bool {
+        matches!(self.what, What::TooLong(_))
     }
 
     /// Whether it is a SELECT: where the commands behind it belong.
@@ -508,7 +515,7 @@ impl<'s> Rewriter<'s> {
         if let Some(limit) = target.key_limit()
             && seen.longest + transform.growth() > limit
         {
-            return reject(too_long_for_proxy(seen.longest, target));
+            return What::TooLong(too_long_for_proxy(seen.longest, target)).into();
         }
         if settings.log.guarded && is_script(spec.name) {
             return reject(
@@ -884,7 +891,7 @@ fn of_other_type_than_hash(group: Group) -> bool {
 }
 
 /// Why a proxy does not forward a key.
-pub(in crate::command) fn too_long_for_proxy(bytes: usize, target: &Target) -> String {
+pub(crate) fn too_long_for_proxy(bytes: usize, target: &Target) -> String {
     let limit = target.key_limit().unwrap_or_default();
     match target.key_bytes {
         Some(_) => format!("its name has {bytes} bytes; this twemproxy forwards {limit}"),

@@ -31,7 +31,7 @@ impl Rewriter<'_> {
         match &decision.what {
             What::Select(db) => self.db = *db,
             What::Drop => self.tally.log.filtered += 1,
-            What::Reject(_) | What::OtherDb => self.tally.log.rejected += 1,
+            What::Reject(_) | What::TooLong(_) | What::OtherDb => self.tally.log.rejected += 1,
             What::AsIs => {
                 self.tally.log.written += 1;
                 self.select(None, selected, out)?;
