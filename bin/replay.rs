@@ -106,18 +106,48 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn go(self) -> Finish<'a> {
+        self.begin().unwrap_or_else(|early| self.finish(early))
+    }
+
+    /// What is said of a run that did not begin.
+    fn finish(&self, early: Early) -> Finish<'a> {
         let (log, hide) = (self.log, self.args.manners.hide_keys);
-        match self.begin() {
-            Ok(finish) => finish,
-            Err(Early::Said(text, exit)) => Box::new(move |_| {
+        match early {
+            Early::Said(text, exit) => Box::new(move |_| {
                 log.failure(&text);
                 exit
             }),
-            Err(Early::Failed(name, error)) => {
+            Early::Failed(name, error) => {
                 let on_error = self.args.failures.on_error.into();
                 Box::new(move |signal| run::not_opened(on_error, hide, &name, &error, signal, log))
             }
         }
+    }
+
+    /// Whether values may go as commands where their payloads are refused: the user left the form open, and the input can
+    /// be read again.
+    fn may_change_form(&self, settings: &Settings) -> bool {
+        self.args.target.mode == ModeArg::Auto
+            && settings.mode == Mode::Auto
+            && !self.args.input.inputs.iter().any(|p| p == Path::new("-"))
+    }
+
+    /// Goes on from where the destination refused a payload, by plain commands.
+    fn by_commands(
+        &self,
+        reached: Checkpoint,
+        destination: &Destination,
+        rejects: Arc<Mutex<Rejects>>,
+    ) -> Result<Finish<'a>, Early> {
+        let inputs = Inputs::open(&self.args.input, &self.args.logs, self.progress, self.log)
+            .map_err(|(name, error)| Early::Failed(name, error))?;
+        self.attempt(
+            Some(reached),
+            inputs,
+            destination,
+            rejects,
+            Some(Mode::Commands),
+        )
     }
 
     fn begin(&self) -> Result<Finish<'a>, Early> {
@@ -146,6 +176,26 @@ impl<'a> Run<'a> {
             },
         )?;
         self.introduce(&destination);
+        let rejects = Rejects::create(
+            args.failures.rejects.as_deref(),
+            args.manners.hide_keys,
+            log,
+        )
+        .map_err(|text| Early::Said(text, Exit::LocalFile))?;
+        let rejects = Arc::new(Mutex::new(rejects));
+        self.attempt(known, inputs, &destination, rejects, None)
+    }
+
+    /// A run into a destination that is known by now, in the form that was asked for or in `mode`.
+    fn attempt(
+        &self,
+        known: Option<Checkpoint>,
+        inputs: Inputs,
+        destination: &Destination,
+        rejects: Arc<Mutex<Rejects>>,
+        mode: Option<Mode>,
+    ) -> Result<Finish<'a>, Early> {
+        let (args, log) = (self.args, self.log);
         let inputs_named: Vec<String> = args
             .input
             .inputs
@@ -153,7 +203,7 @@ impl<'a> Run<'a> {
             .map(|path| escape(path.as_os_str()))
             .collect();
         if let Some(known) = &known {
-            self.is_same(known, &inputs_named, &destination)?;
+            self.is_same(known, &inputs_named, destination)?;
         }
         let empty = destination.keys_known && destination.keys == 0;
         let was_empty = known.as_ref().map_or(empty, |known| known.was_empty);
@@ -166,7 +216,8 @@ impl<'a> Run<'a> {
             )))
             .into());
         }
-        let mut settings = self.settings(&destination, was_empty)?;
+        let mut settings = self.settings(destination, was_empty)?;
+        settings.mode = mode.unwrap_or(settings.mode);
         // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
         if let Some(known) = known.as_ref().filter(|known| !known.done) {
             settings.filter.now_ms = known.now_ms;
@@ -187,15 +238,8 @@ impl<'a> Run<'a> {
             .into());
         }
         settings.log.guarded = is_proxy && !at_least_once;
-        let rejects = Rejects::create(
-            args.failures.rejects.as_deref(),
-            args.manners.hide_keys,
-            log,
-        )
-        .map_err(|text| Early::Said(text, Exit::LocalFile))?;
-        let rejects = Arc::new(Mutex::new(rejects));
         if args.target.dry_run {
-            return Ok(self.dry_run(settings, inputs, rejects, &destination));
+            return Ok(self.dry_run(settings, inputs, rejects, destination));
         }
         if let Some(known) = known
             .as_ref()
@@ -243,7 +287,7 @@ impl<'a> Run<'a> {
         if args.logs.checkpoint.is_some() && known.is_none() {
             lock_keeper(&keeper).save()?;
         }
-        let database = preflight::probe_writes(&self.endpoint, &destination)?;
+        let database = preflight::probe_writes(&self.endpoint, destination)?;
         match (database, args.target.proxy_db) {
             (Some(found), Some(wanted)) if found != wanted => {
                 return Err(Error::plain(ErrorKind::Unfit(format!(
@@ -562,7 +606,7 @@ impl<'a> Run<'a> {
         inputs: Inputs,
         rejects: Arc<Mutex<Rejects>>,
         server: Server<'_>,
-        destination: Destination,
+        destination: &Destination,
     ) -> Finish<'a> {
         let mut job = Job::new(
             self.job_args(),
@@ -582,6 +626,17 @@ impl<'a> Run<'a> {
         let Output::Server(server) = output else {
             unreachable!("it is what it was")
         };
+        if let Some(error) = &failed
+            && matches!(error.kind(), ErrorKind::PayloadVersion { .. })
+            && self.may_change_form(&settings)
+        {
+            log_of_change(self.log, error, self.args.manners.hide_keys);
+            let reached = lock_keeper(&server.keeper).checkpoint.clone();
+            drop(server);
+            return self
+                .by_commands(reached, destination, rejects)
+                .unwrap_or_else(|early| self.finish(early));
+        }
         let counts = server.sink.counts;
         summary.sent = Some(counts);
         if let Some(input) = summary.inputs.last_mut() {
@@ -608,7 +663,7 @@ impl<'a> Run<'a> {
             );
         }
         if failed.is_none() {
-            match preflight::servers(&self.endpoint, &destination) {
+            match preflight::servers(&self.endpoint, destination) {
                 Ok(now) => lost.extend(preflight::restarted(&destination.servers, &now)),
                 Err(error) => lost.push(format!(
                     "whether the servers are still those that were loaded cannot be found out: {error}"
@@ -655,6 +710,13 @@ impl From<Error> for Early {
     fn from(error: Error) -> Early {
         Early::Failed(String::new(), error)
     }
+}
+
+fn log_of_change(log: Log, error: &Error, hide_keys: bool) {
+    log.warning(&format!(
+        "{}: from here on values go as plain commands",
+        error.describe(hide_keys)
+    ));
 }
 
 fn lock_keeper(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {

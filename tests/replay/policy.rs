@@ -261,6 +261,34 @@ fn a_refused_command_among_many_is_found_with_its_key() {
     }
 }
 
+/// A server that is older than the user said, or than it says itself, refuses payloads that it cannot read.
+#[test]
+fn where_a_payload_is_refused_values_go_as_commands() {
+    if !available("redis-8.10") {
+        return;
+    }
+    let source = Server::start("redis-8.10");
+    let mut client = source.client();
+    for i in 0..500 {
+        let key = format!("set:{i}");
+        call!(client, "SADD", &key, "a", "b", &i.to_string());
+        call!(client, "SET", &format!("string:{i}"), &i.to_string());
+    }
+    call!(client, "RPUSH", "list", "a", "b", "c");
+    let file = source.save();
+    let target = Target::server("redis-7.0");
+    // As 8.10 would have them, sets are listpacks, which 7.0 does not know.
+    let args = ["--target-version", "8.10", text(&file)];
+    let run = replayed_at(target.port(), &args);
+    assert!(names(&run.stderr, &["plain commands"]), "{}", run.stderr);
+    let diff = diff(&held_by(&source), &target.data());
+    assert!(diff.is_empty(), "{diff:?}");
+    target.flush();
+    // Who wants RESTORE gets RESTORE or nothing.
+    let run = replay_at(target.port(), &[&["--mode", "restore"], &args[..]].concat());
+    assert_eq!(run.code, 5, "{}", run.stderr);
+}
+
 #[test]
 fn a_value_that_an_older_server_cannot_hold_is_rejected_by_name() {
     if !available("redis-8.10") {
