@@ -84,6 +84,8 @@ pub struct Settings {
     pub big_key: usize,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
+    /// Reject values of modules: a server below 6.2 ends when it is given one whose module it does not have.
+    pub no_modules: bool,
     /// How commands of a log are read.
     pub log: LogRules,
 }
@@ -436,6 +438,11 @@ impl<'s, 'a> Worker<'s, 'a> {
             .is_some_and(|limit| key.len() > limit)
         {
             Some(too_long_for_proxy(key.len(), &settings.target))
+        } else if settings.no_modules && record.ty.kind() == Kind::Module {
+            Some(
+                "no module was found at the destination, and a server below 6.2 ends when it is given a value whose module it does not have"
+                    .to_owned(),
+            )
         } else {
             None
         };
@@ -467,7 +474,11 @@ impl<'s, 'a> Worker<'s, 'a> {
         }
         let result = match refused {
             Some(error) => Ok(Outcome::Rejected {
-                command: "SET",
+                command: if record.ty.kind() == Kind::Module {
+                    "RESTORE"
+                } else {
+                    "SET"
+                },
                 error,
             }),
             None => self
