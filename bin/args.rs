@@ -808,7 +808,15 @@ mod tests {
         let args = replay(&[]);
         assert_eq!(args.on_exist(), PresentArg::Fail);
         assert_eq!(args.connections(), None);
-        let settings = args.settings(7, Dialect::Cluster, None).expect("settings");
+        let settings = args
+            .settings(
+                7,
+                Target {
+                    dialect: Dialect::Cluster,
+                    ..Target::default()
+                },
+            )
+            .expect("settings");
         assert_eq!(
             (settings.mode, settings.on_exist),
             (Mode::Auto, OnExist::Fail)
@@ -831,7 +839,14 @@ mod tests {
         ]);
         let version: Version = "6.2".parse().expect("a version");
         let settings = args
-            .settings(7, Dialect::Twemproxy, Some(version))
+            .settings(
+                7,
+                Target {
+                    dialect: Dialect::Twemproxy,
+                    version: Some(version),
+                    key_bytes: None,
+                },
+            )
             .expect("settings");
         assert_eq!(
             (settings.mode, settings.on_exist),

@@ -107,7 +107,7 @@ fn convert<'a>(
         output: args.output.output.as_deref(),
         hide_keys: args.manners.hide_keys,
     };
-    let output = Output::File(sink, checkpoint);
+    let output = Output::File(sink, checkpoint.map(Box::new));
     let mut job = Job::new(
         what,
         &settings,

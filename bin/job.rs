@@ -52,7 +52,7 @@ pub struct Inputs {
 /// Where the commands go.
 pub enum Output<'a> {
     /// Into a file or a pipe; with what a checkpoint tells of an earlier run.
-    File(FileSink, Option<Checkpoint>),
+    File(FileSink, Option<Box<Checkpoint>>),
     Server(Box<Server<'a>>),
 }
 
@@ -894,6 +894,9 @@ impl<'a> Job<'a> {
                                 self.save(true);
                             }
                             self.progress.check_stop()?;
+                            if let Output::Server(server) = &mut self.output {
+                                server.sink.tick()?;
+                            }
                             follower.wait()?;
                         }
                     }
@@ -1074,6 +1077,7 @@ fn cannot_write(error: &Error) -> bool {
             | ErrorKind::Unfit(_)
             | ErrorKind::Exists { .. }
             | ErrorKind::PayloadVersion { .. }
+            | ErrorKind::Lost { .. }
             | ErrorKind::Refused { .. }
     )
 }

@@ -58,6 +58,7 @@ impl Exit {
             | ErrorKind::BadCheckpoint { .. }
             | ErrorKind::Exists { .. }
             | ErrorKind::PayloadVersion { .. }
+            | ErrorKind::Lost { .. }
             | ErrorKind::Refused { .. } => Exit::Policy,
             _ => Exit::Corrupt,
         }

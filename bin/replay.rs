@@ -294,7 +294,7 @@ impl<'a> Run<'a> {
             },
             ahead: {
                 let keeper = keeper.clone();
-                Box::new(move |offset| lock_keeper(&keeper).send_up_to(offset))
+                Box::new(move |offset: &u64| lock_keeper(&keeper).send_up_to(*offset))
             },
             doubt_before,
         };
@@ -737,6 +737,7 @@ impl Ending<'_> {
                         | ErrorKind::Login { .. }
                         | ErrorKind::Exists { .. }
                         | ErrorKind::PayloadVersion { .. }
+                        | ErrorKind::Lost { .. }
                         | ErrorKind::Refused { .. }
                         | ErrorKind::Unfit(_) => String::new(),
                         _ => format!("{name}: "),

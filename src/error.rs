@@ -331,6 +331,14 @@ pub enum ErrorKind {
         /// Their database.
         db: u64,
     },
+    /// A command whose answer was lost and that cannot be sent again.
+    #[error("{server}: {why}")]
+    Lost {
+        /// Its address.
+        server: String,
+        /// What happened, and what can be done.
+        why: String,
+    },
     /// A payload of a version that the destination does not read.
     #[error("{server}: RESTORE was refused: {reply}")]
     PayloadVersion {

@@ -97,7 +97,7 @@ pub struct At {
 }
 
 /// Snapshots: so much may be sent beyond what the checkpoint tells of, before it is written anew.
-const SENT_AHEAD: u64 = 64 << 20;
+const SENT_AHEAD: u64 = 32 << 20;
 
 impl Checkpoint {
     /// What [`Checkpoint::program`] says.
@@ -163,7 +163,7 @@ impl Keeper {
             db: place.db,
         });
         if !place.in_log {
-            checkpoint.sent = checkpoint.sent.max(place.offset + 2 * SENT_AHEAD);
+            checkpoint.sent = checkpoint.sent.max(place.offset);
         } else if !self.holds
             && let Some(piece) = checkpoint.pieces.get(place.piece as usize)
         {

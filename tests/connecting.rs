@@ -573,7 +573,7 @@ fn plain_and_tls_are_told_apart() {
     fails(
         &with_tls(&closing, certificates.trust()),
         "unreachable",
-        &["closed", "does this port speak TLS"],
+        &["closed", "check whether this port speaks TLS"],
     );
     let silent = pretender(b"", Then::Hold);
     fails(

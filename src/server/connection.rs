@@ -371,7 +371,7 @@ impl Connection {
             match retry(|| (&self.socket).read(&mut buf)) {
                 Ok(0) if first.is_empty() => {
                     return fail(
-                        "the connection was closed during the TLS handshake; does this port speak TLS, and is there room for another client?"
+                        "the connection was closed during the TLS handshake; check whether this port speaks TLS and has room for another client"
                             .to_owned(),
                     );
                 }
@@ -409,7 +409,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
                     return fail(format!(
-                        "the connection broke during the TLS handshake: {error}; does this port speak TLS?"
+                        "the connection broke during the TLS handshake: {error}; check whether this port speaks TLS"
                     ));
                 }
             }
@@ -634,10 +634,10 @@ fn connect_tcp(host: &str, port: u16, timeout: Duration) -> std::result::Result<
     };
     Err(match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens there{via}: {error}; is it the right host and port?")
+            format!("nothing listens there{via}: {error}; check host and port")
         }
         io::ErrorKind::TimedOut => format!(
-            "no connection{via} within {}; is it the right host, and does a firewall let it pass?",
+            "no connection{via} within {}; check the host, and whether a firewall lets it pass",
             seconds(timeout)
         ),
         _ => format!("no connection{via}: {error}"),
@@ -738,7 +738,7 @@ fn not_a_server(first: &[u8]) -> String {
         _ => "no Redis",
     };
     format!(
-        "this is {what}: it answers {}; is it the right port?",
+        "this is {what}: it answers {}; check the port",
         quoted(first, FIRST_SHOWN)
     )
 }

@@ -185,7 +185,7 @@ fn node_of(node: &Reply, asked: &str) -> Result<Node, String> {
     match (host, port) {
         (Some(host), Some(port)) => Ok(Node { host, port, id }),
         (None, _) => Err(format!(
-            "CLUSTER SLOTS gives no host for node {id}; is its cluster-announce-hostname missing?"
+            "CLUSTER SLOTS gives no host for node {id}; set its cluster-announce-hostname"
         )),
         (_, None) => Err(format!("CLUSTER SLOTS gives no port for node {id}")),
     }

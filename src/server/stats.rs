@@ -141,7 +141,7 @@ impl Stats {
             && found != pool.servers.len()
         {
             warnings.push(format!(
-                "pool {} of the proxy lists {} servers, and keys lead to {found}: is one of them ejected, or listed twice?",
+                "pool {} of the proxy lists {} servers, and keys lead to {found}; see whether one of them is ejected, or listed twice",
                 pool.name,
                 pool.servers.len()
             ));

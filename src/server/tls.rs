@@ -137,7 +137,7 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
                 format!("its certificate is for another name ({certificate}); --sni gives the name it has to bear")
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired; are the clocks right?".to_owned()
+                "its certificate has expired; check the clocks".to_owned()
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "its certificate is not valid yet; are the clocks right?".to_owned()

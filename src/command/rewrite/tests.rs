@@ -164,7 +164,10 @@ fn a_server_gets_what_stands_there() {
         ],
     );
     let unknown = Settings {
-        log: LogRules { pass_unknown: true },
+        log: LogRules {
+            pass_unknown: true,
+            ..LogRules::default()
+        },
         ..Settings::default()
     };
     each(&unknown, &[("NOSUCH k", "NOSUCH k")]);

@@ -274,15 +274,14 @@ impl ServerSink<'_> {
             db: first.db,
             epoch: first.epoch,
             again: false,
+            since: None,
         };
         lane.lines.clear();
         if self.o.at_least_once {
+            // Only through a proxy that runs no scripts.
             let payload = first.payload.clone();
-            if self.o.dialect == Dialect::Redis {
-                // As for snapshots, with SELECT in front.
-                self.send_over(link, item, Raw::Payload(payload));
-                return Ok(());
-            }
+            let head = payload.head(HEAD_BYTES);
+            self.check_forwarded(&Seen::of(&head))?;
             self.links[link].append_payload(payload);
         } else if proxy {
             let call = self.call(id);
@@ -374,6 +373,7 @@ impl ServerSink<'_> {
                 db: 0,
                 epoch: lane.flight[0].epoch,
                 again: false,
+                since: None,
             });
             link.selected = 0;
             small.clear();
@@ -423,6 +423,7 @@ impl ServerSink<'_> {
             db: 0,
             epoch: lane.queue[0].epoch,
             again: false,
+            since: None,
         };
         self.send_over(link, item, Raw::Bytes(&bytes));
         Ok(())

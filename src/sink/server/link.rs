@@ -36,6 +36,8 @@ pub(super) struct Item {
     pub(super) epoch: u64,
     /// Sent before, without a trustworthy answer.
     pub(super) again: bool,
+    /// When that was for the first time.
+    pub(super) since: Option<Instant>,
 }
 
 /// What an item is, and with it what its right answer looks like.
@@ -52,6 +54,8 @@ pub(super) enum Kind {
         /// Its own elements.
         count: u32,
     },
+    /// What adds to a key that was there, each time it is sent: it cannot be sent again.
+    Once,
     /// Commands of a log that are applied together or not at all.
     Batch,
     /// SELECT, ASKING and the like: an error ends the run.

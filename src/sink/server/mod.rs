@@ -44,6 +44,9 @@ use crate::server::endpoint::Endpoint;
 use crate::server::slots::Slots;
 use crate::tally::Reject;
 
+/// Is told of something; its error ends the run.
+pub type Teller<'a, T> = Box<dyn FnMut(&T) -> Result<()> + Send + 'a>;
+
 /// How commands are sent.
 pub struct Options<'a> {
     /// The server, the proxy, or any node of the cluster.
@@ -81,11 +84,11 @@ pub struct Options<'a> {
     /// Whether the destination may hold records of an earlier part of this run.
     pub resumed: bool,
     /// Takes what the destination refused, where the run goes on.
-    pub reject: Box<dyn FnMut(&Reject) -> Result<()> + Send + 'a>,
+    pub reject: Teller<'a, Reject>,
     /// Writes down how far everything is acknowledged.
-    pub save: Box<dyn FnMut(&Place) -> Result<()> + Send + 'a>,
+    pub save: Teller<'a, Place>,
     /// Told before anything behind this byte of a snapshot is sent.
-    pub ahead: Box<dyn FnMut(u64) -> Result<()> + Send + 'a>,
+    pub ahead: Teller<'a, u64>,
     /// Keys of a snapshot before this file and byte may be there because an earlier run wrote them, or because they were
     /// there before: which of it is not known.
     pub doubt_before: Option<(u32, u64)>,
@@ -662,7 +665,7 @@ impl Sink for ServerSink<'_> {
     fn reached(&mut self, offset: u64, db: u64, keys: u64) -> Result<()> {
         debug_assert!(self.assembly.is_empty());
         self.end_group_of_key();
-        (self.o.ahead)(offset)?;
+        (self.o.ahead)(&offset)?;
         let place = *self.epochs.latest();
         self.epochs.reach(Place {
             offset,

@@ -119,6 +119,11 @@ impl ServerSink<'_> {
         Ok(())
     }
 
+    /// Between two looks at a log that is followed: what came is read, and what is due is written down.
+    pub fn tick(&mut self) -> Result<()> {
+        self.step(Duration::ZERO)
+    }
+
     /// Writes down how far everything is acknowledged.
     pub fn save_now(&mut self) -> Result<()> {
         self.saved_place = None;
@@ -254,6 +259,16 @@ impl ServerSink<'_> {
         if self.o.dialect == Dialect::Twemproxy {
             self.unknown_at = Some(now);
         }
+        let since = *self.put_off_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > self.o.retry_for {
+            return Err(Error::plain(ErrorKind::Unreachable {
+                server: self.links[i].name(),
+                why: format!(
+                    "{error}; for {} s no connection lasted until anything was acknowledged",
+                    self.o.retry_for.as_secs()
+                ),
+            }));
+        }
         let unsent = self.links[i].fail();
         let pause = Duration::from_millis(50);
         self.links[i].down = Some(Down {
@@ -290,7 +305,7 @@ impl ServerSink<'_> {
                 {
                     payload = Payload::Small(super::snapshot::append_if(payload, before));
                 }
-                item.again = true;
+                item = self.unknown(item, &self.last_error)?;
                 if self.o.dialect == Dialect::Twemproxy
                     && payload.head(16).starts_with(b"*2\r\n$3\r\nDEL")
                 {
@@ -530,6 +545,7 @@ impl ServerSink<'_> {
             db: 0,
             epoch: self.epochs.open(),
             again: false,
+            since: None,
         };
         debug_assert_ne!(item.slot, ONE_NODE);
         self.lanes.insert(lane, Default::default());

@@ -11,6 +11,7 @@ use super::script::APPEND_IF;
 use super::{Group, HEAD_BYTES, Policy, Raw, Seen, ServerSink, Waiting, key_of};
 use crate::command::encode::OnError;
 use crate::command::keys::slot;
+use crate::command::table::lookup;
 use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::parse::Args;
@@ -33,7 +34,7 @@ impl ServerSink<'_> {
         };
         let db = self.db;
         let lane = self.lane_of(db, key);
-        let mut kind = match seen.name {
+        let kind = match seen.name {
             b"SET" if seen.argc > 3 && ends_with_nx(&raw) => Kind::Plain(Expect::StatusOrNil),
             b"SET" | b"RESTORE" | b"MSET" | b"HMSET" => Kind::Plain(Expect::Status),
             b"MSETNX" => Kind::Plain(Expect::One),
@@ -48,6 +49,7 @@ impl ServerSink<'_> {
                     .map_or(0, |list| list.1);
                 Kind::Push { before, count }
             }
+            b"RPUSH" if !self.o.at_least_once => Kind::Once,
             _ => Kind::Plain(Expect::Any),
         };
         self.list = match kind {
@@ -75,14 +77,14 @@ impl ServerSink<'_> {
         }
         let slot = if self.o.slots.is_some() { slot(key) } else { 0 };
         let mut raw = raw;
+        if self.o.dialect == Dialect::Twemproxy {
+            self.check_forwarded(seen)?;
+        }
         if let Kind::Push { before, .. } = kind
             && self.o.dialect == Dialect::Twemproxy
         {
             // What the proxy gives up on may still be applied later: only a script can tell.
             raw = Raw::Payload(Payload::Small(append_if(raw.into_payload(), before)));
-        }
-        if self.o.on_exist == Policy::Merge && seen.name == b"RPUSH" {
-            kind = Kind::Plain(Expect::Int);
         }
         let item = Item {
             start: 0,
@@ -94,6 +96,7 @@ impl ServerSink<'_> {
             db,
             epoch: self.epochs.open(),
             again: false,
+            since: None,
         };
         if let (b"DEL", Raw::Bytes(bytes)) = (seen.name, &raw)
             && self.o.dialect != Dialect::Twemproxy
@@ -108,6 +111,26 @@ impl ServerSink<'_> {
         }
         self.enter(item, raw);
         Ok(())
+    }
+
+    /// A proxy closes the connection at a command that it does not forward, and takes the answers to those before it along.
+    pub(super) fn check_forwarded(&self, seen: &Seen<'_>) -> Result<()> {
+        let forwarded = lookup(seen.name)
+            .and_then(|spec| spec.proxy)
+            .is_some_and(|(least, most)| (u64::from(least)..=u64::from(most)).contains(&seen.argc));
+        if forwarded {
+            return Ok(());
+        }
+        Err(Error::plain(ErrorKind::Refused {
+            server: self.destination(),
+            command: String::from_utf8_lossy(seen.name).into_owned(),
+            key: seen.key.unwrap_or_default().to_vec(),
+            db: u64::from(self.db),
+            reply: format!(
+                "not sent: twemproxy forwards no such command of {} arguments",
+                seen.argc
+            ),
+        }))
     }
 
     /// Sends a unit, or lets it wait until its lane is free.
@@ -155,6 +178,7 @@ impl ServerSink<'_> {
                 db: self.db,
                 epoch: self.epochs.open(),
                 again: false,
+                since: None,
             };
             self.lanes.insert(item.lane, VecDeque::new());
             self.send_over(target, item, Raw::Bytes(&bytes));
@@ -235,6 +259,7 @@ impl ServerSink<'_> {
                         }
                         shape == Shape::Int
                     }
+                    Kind::Once => shape == Shape::Int,
                     Kind::Batch | Kind::Internal | Kind::Applied => true,
                 };
                 if !right {
@@ -275,6 +300,9 @@ impl ServerSink<'_> {
 
     /// Drops what waits for a key of which nothing more is to be sent.
     fn drop_lane(&mut self, lane: u64) {
+        if let Some(group) = self.group.take_if(|group| group.item.lane == lane) {
+            self.epochs.close(group.item.epoch);
+        }
         for waiting in self.lanes.remove(&lane).unwrap_or_default() {
             self.queued -= waiting.payload.len() as u64;
             self.queued_commands -= 1;
@@ -404,15 +432,12 @@ impl ServerSink<'_> {
             Verdict::Unknown => {
                 self.counts.again += 1;
                 self.unknown_at = Some(Instant::now());
+                let item = self.unknown(item, &String::from_utf8_lossy(&text))?;
                 // A DEL that the proxy gave up on may still come, and must not come behind what follows it.
                 let head = self.links[link].head_of(&item, 16);
                 let wait = head
                     .starts_with(b"*2\r\n$3\r\nDEL")
                     .then(|| self.zombie_time());
-                let item = Item {
-                    again: true,
-                    ..item
-                };
                 self.put_off(link, item, &text, wait)
             }
             Verdict::Elsewhere => self.redirect(link, item, &text),
@@ -454,6 +479,35 @@ impl ServerSink<'_> {
         self.epochs.close(item.epoch);
         self.drop_lane(item.lane);
         Ok(())
+    }
+
+    /// A unit may have been applied or not; it goes once more. Errors: it must not, or it was tried for too long.
+    pub(super) fn unknown(&self, item: Item, why: &str) -> Result<Item> {
+        let now = Instant::now();
+        let since = *item.since.as_ref().unwrap_or(&now);
+        let too_long = now.saturating_duration_since(since) > self.o.retry_for;
+        if item.kind == Kind::Once || too_long {
+            let why = if too_long {
+                format!(
+                    "{why}; so it went for {} s, each time this was sent",
+                    self.o.retry_for.as_secs()
+                )
+            } else {
+                format!(
+                    "{why}; whether it was applied is not known, and to send it again could double it: load the keys \
+                     again with --on-exist replace"
+                )
+            };
+            return Err(Error::plain(ErrorKind::Lost {
+                server: self.destination(),
+                why,
+            }));
+        }
+        Ok(Item {
+            again: true,
+            since: Some(since),
+            ..item
+        })
     }
 
     /// A unit that was certainly not applied, or does no harm when it is applied again, goes once more after a while.
