@@ -267,6 +267,13 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
         } else if held_len > MOST_HELD {
             std::thread::sleep(TICK);
         } else {
+            // A socket's own limit is counted in coarse ticks, and what is held may be due sooner.
+            let next = held.front().map_or(TICK, |(due, _)| {
+                due.saturating_duration_since(Instant::now()).min(TICK)
+            });
+            if !is_readable(from, next) {
+                continue;
+            }
             let mut from = from;
             match from.read(&mut buffer) {
                 Ok(0) => open = false,
@@ -281,6 +288,17 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
             }
         }
     }
+}
+
+/// Waits so long for bytes, or for the end of them.
+fn is_readable(stream: &TcpStream, limit: Duration) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(stream, PollFlags::IN)];
+    let limit = Timespec {
+        tv_sec: 0,
+        tv_nsec: limit.subsec_nanos().into(),
+    };
+    poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
