@@ -101,6 +101,10 @@ const SETRANGE_BYTES: usize = 64 << 20;
 /// Longer keys are not renamed: their new name would have to be built in memory.
 pub(super) const RENAME_BYTES: usize = 8 << 20;
 
+/// Why values of modules are not written.
+pub(super) const NO_MODULES: &str = "no module was found at the destination, and a server below 6.2 ends when it is \
+                                     given a value whose module it does not have";
+
 /// What became of a key.
 pub(super) enum Outcome {
     Written,
@@ -439,10 +443,7 @@ impl<'s, 'a> Worker<'s, 'a> {
         {
             Some(too_long_for_proxy(key.len(), &settings.target))
         } else if settings.no_modules && record.ty.kind() == Kind::Module {
-            Some(
-                "no module was found at the destination, and a server below 6.2 ends when it is given a value whose module it does not have"
-                    .to_owned(),
-            )
+            Some(NO_MODULES.to_owned())
         } else {
             None
         };
