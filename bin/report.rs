@@ -348,7 +348,8 @@ impl Summary {
             log.warning(&format!("{} {}", n(*count), limit.sentence()));
         }
         if let Some(sent) = &self.sent {
-            log.info(&format!(
+            // As redis-cli --pipe has it, for who looks for just that.
+            log.plain(&format!(
                 "errors: {}, replies: {}",
                 sent.errors, sent.replies
             ));

@@ -22,7 +22,6 @@ struct Shared {
     stopped: AtomicBool,
     refusing: AtomicBool,
     dripping: AtomicBool,
-    swallowing: AtomicBool,
     delay_to_ms: AtomicU64,
     delay_back_ms: AtomicU64,
     bytes_to: AtomicU64,
@@ -35,6 +34,8 @@ struct Shared {
 #[derive(Default)]
 struct Link {
     fate: AtomicU8,
+    /// What comes back is lost. Never for a link that lives on: no connection loses bytes from its middle.
+    swallowing: AtomicBool,
     /// How many of the two directions have ended.
     ended: AtomicU8,
 }
@@ -110,12 +111,14 @@ impl Relay {
 
     /// For so long, what is sent arrives and its answers are lost; then all connections are reset.
     pub(crate) fn lose_replies(&self, span: Duration) {
-        self.shared.swallowing.store(true, Ordering::SeqCst);
+        let links: Vec<Arc<Link>> = self.shared.links.lock().expect("no other panic").clone();
+        for link in &links {
+            link.swallowing.store(true, Ordering::SeqCst);
+        }
         std::thread::sleep(span);
-        self.reset();
-        // The threads of the links still look at the mark until they see their fate.
-        std::thread::sleep(4 * TICK);
-        self.shared.swallowing.store(false, Ordering::SeqCst);
+        for link in &links {
+            link.fate.store(RESET, Ordering::SeqCst);
+        }
     }
 
     /// Bytes passed on to the server.
@@ -277,7 +280,7 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
             let mut from = from;
             match from.read(&mut buffer) {
                 Ok(0) => open = false,
-                Ok(_) if back && shared.swallowing.load(Ordering::SeqCst) => {}
+                Ok(_) if back && link.swallowing.load(Ordering::SeqCst) => {}
                 Ok(len) => {
                     let due = Instant::now() + Duration::from_millis(delay.load(Ordering::SeqCst));
                     held.push_back((due, buffer[..len].to_vec()));

@@ -239,7 +239,11 @@ impl ServerSink<'_> {
         if applied.is_none() && !proxy && !self.o.at_least_once {
             return self.ask_record(id, link);
         }
+        self.pass_over_applied(id);
         let lane = self.log_lanes.get_mut(&id).expect("it was there");
+        if lane.queue.is_empty() {
+            return Ok(());
+        }
         // Whole transactions, and no more than fits.
         let (most, most_bytes) = match (self.o.at_least_once, proxy) {
             (true, _) => (1, usize::MAX),
@@ -460,19 +464,24 @@ impl ServerSink<'_> {
         let lane = self.log_lane(item.lane);
         lane.applied = Some(applied);
         lane.state = State::Idle;
-        let mut covered = Vec::new();
+        self.send_lane(item.lane, None)
+    }
+
+    /// Drops what the record tells to be applied: what waits now, and what comes later in the same run.
+    fn pass_over_applied(&mut self, id: u64) {
+        let Some(lane) = self.log_lanes.get_mut(&id) else {
+            return;
+        };
+        let applied = lane.applied.unwrap_or(0);
         while let Some(next) = lane.queue.front()
             && next.seq <= applied
         {
-            covered.push(lane.queue.pop_front().expect("it was there"));
-        }
-        for one in covered {
+            let one = lane.queue.pop_front().expect("it was there");
             self.queued -= one.payload.len() as u64;
             self.queued_commands -= 1;
             self.counts.passed_over += 1;
             self.epochs.close(one.epoch);
         }
-        self.send_lane(item.lane, None)
     }
 
     /// The record's slot is elsewhere: the question goes there, and the commands after it.
