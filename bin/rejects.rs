@@ -53,9 +53,15 @@ impl Rejects {
             } else {
                 format!(" in db {db}")
             };
+            // Of what a server refused in a log the type is not known.
+            let what = match reject.type_name.is_empty() {
+                true => &reject.command,
+                false => &reject.type_name,
+            };
+            let space = if what.is_empty() { "" } else { " " };
             self.log.failure(&format!(
-                "rejected {} {key}{place}: {}",
-                reject.type_name, reject.error
+                "rejected {what}{space}{key}{place}: {}",
+                reject.error
             ));
         }
         let Some(csv) = &mut self.csv else {

@@ -465,6 +465,7 @@ impl<'a> Run<'a> {
         }
         settings.big_key = usize::try_from(args.target.big_key.0).unwrap_or(usize::MAX);
         settings.log.places = true;
+        settings.no_modules = !destination.takes_modules;
         let transform = &settings.transform;
         // Names that may become one have to stay in order, each by itself.
         if destination.dialect == Dialect::Redis

@@ -10,6 +10,7 @@ use redis_migration::server::endpoint::{Address, Endpoint, Secret};
 use redis_migration::server::preflight::{self, Destination, Role, Wish, look, probe_writes};
 use redis_migration::{Error, ErrorKind};
 
+use crate::support::cli::replay_at;
 use crate::support::client::{Client, Reply, call};
 use crate::support::server::{Server, available, starter};
 use crate::support::text;
@@ -54,6 +55,39 @@ fn a_server_of_each_version_is_found() {
         assert_eq!(keyspace(&server), "db0:keys=1 db3:keys=2");
         let now = preflight::servers(&at(server.port), &found).unwrap();
         assert_eq!(preflight::restarted(&found.servers, &now), [""; 0]);
+    }
+}
+
+/// Redis 4.0 to 6.0 end when they are to restore a value whose module they do not have.
+#[test]
+fn servers_that_would_end_are_given_no_values_of_modules() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dump.rdb");
+    let snapshot = [
+        &b"REDIS0009"[..],
+        // A value of a module in its second form: key, the module's id, and the mark of its end.
+        b"\x07\x06module\x81\x01\x02\x03\x04\x05\x06\x07\x08\x00",
+        // A string.
+        b"\x00\x06string\x05value",
+        b"\xff\0\0\0\0\0\0\0\0",
+    ];
+    std::fs::write(&file, snapshot.concat()).unwrap();
+    for (name, says) in [
+        ("redis-5.0", "no module was found at the destination"),
+        ("redis-6.2", "Bad data format"),
+        ("redis-7.0", "Bad data format"),
+    ] {
+        if !available(name) {
+            continue;
+        }
+        let server = Server::start(name);
+        let out = replay_at(server.port, &[text(&file), "--on-error", "continue"]);
+        assert_eq!(out.code, 1, "{name}: {}", out.stderr);
+        assert!(out.stderr.contains(says), "{name}: {}", out.stderr);
+        assert!(server.is_alive(), "{name} has ended");
+        let mut client = server.client();
+        assert_eq!(call!(client, "GET", "string").bytes(), b"value");
+        assert_eq!(call!(client, "DBSIZE").int(), 1);
     }
 }
 

@@ -84,6 +84,8 @@ pub struct Settings {
     pub big_key: usize,
     /// Leave out function libraries and cached scripts.
     pub no_functions: bool,
+    /// Reject values of modules: a server below 6.2 ends when it is given one whose module it does not have.
+    pub no_modules: bool,
     /// How commands of a log are read.
     pub log: LogRules,
 }
@@ -98,6 +100,10 @@ const GATHERED_BYTES: usize = 16 << 10;
 const SETRANGE_BYTES: usize = 64 << 20;
 /// Longer keys are not renamed: their new name would have to be built in memory.
 pub(super) const RENAME_BYTES: usize = 8 << 20;
+
+/// Why values of modules are not written.
+pub(super) const NO_MODULES: &str = "no module was found at the destination, and a server below 6.2 ends when it is \
+                                     given a value whose module it does not have";
 
 /// What became of a key.
 pub(super) enum Outcome {
@@ -436,6 +442,8 @@ impl<'s, 'a> Worker<'s, 'a> {
             .is_some_and(|limit| key.len() > limit)
         {
             Some(too_long_for_proxy(key.len(), &settings.target))
+        } else if settings.no_modules && record.ty.kind() == Kind::Module {
+            Some(NO_MODULES.to_owned())
         } else {
             None
         };
@@ -467,7 +475,11 @@ impl<'s, 'a> Worker<'s, 'a> {
         }
         let result = match refused {
             Some(error) => Ok(Outcome::Rejected {
-                command: "SET",
+                command: if record.ty.kind() == Kind::Module {
+                    "RESTORE"
+                } else {
+                    "SET"
+                },
                 error,
             }),
             None => self

@@ -120,6 +120,8 @@ pub enum Feature {
     KeepTtl,
     /// SET … PXAT.
     SetPxat,
+    /// RESTORE of a value whose module is not there is answered with an error. Older servers end.
+    ForeignModules,
     /// XGROUP CREATECONSUMER.
     CreateConsumer,
     /// XSETID … ENTRIESADDED, XGROUP CREATE … ENTRIESREAD.
@@ -153,7 +155,9 @@ impl Feature {
             Feature::HsetMany => ((4, 0, 0), ANY),
             Feature::RestoreAbsTtl | Feature::Streams => ((5, 0, 0), ANY),
             Feature::KeepTtl => ((6, 0, 0), ANY),
-            Feature::SetPxat | Feature::CreateConsumer => ((6, 2, 0), ANY),
+            Feature::SetPxat | Feature::ForeignModules | Feature::CreateConsumer => {
+                ((6, 2, 0), ANY)
+            }
             Feature::StreamCounters | Feature::Functions | Feature::ExpireIf => ((7, 0, 0), ANY),
             Feature::FieldExpiry => ((7, 4, 0), Some((9, 0, 0))),
             Feature::HashSetEx => ((8, 0, 0), Some((9, 0, 0))),

@@ -15,7 +15,7 @@ use super::reply::Reply;
 use super::slots::{Slots, redirect};
 use super::stats::Stats;
 use crate::command::keys::slot;
-use crate::command::target::{Dialect, Version};
+use crate::command::target::{Dialect, Feature, Target, Version};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the user said of the destination.
@@ -51,6 +51,9 @@ pub struct Destination {
     pub key_limit: Option<usize>,
     /// Whether scripts may be sent by EVAL.
     pub can_eval: bool,
+    /// Whether values of modules may be sent. Not to servers below 6.2 without modules: one that has not the module of
+    /// a value would end.
+    pub takes_modules: bool,
     /// What a person should know, in sentences.
     pub warnings: Vec<String>,
 }
@@ -165,6 +168,10 @@ pub fn look(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
     }
     let versions = destination.servers.iter().filter_map(|s| s.version);
     destination.version = versions.reduce(Version::lowest);
+    if destination.dialect == Dialect::Twemproxy {
+        // MODULE LIST does not go through a proxy, and not into scripts either.
+        destination.takes_modules = refuses_modules(destination.version);
+    }
     destination.keys = destination.servers.iter().map(|s| s.keys).sum();
     destination.keys_known =
         !destination.servers.is_empty() && destination.servers.iter().all(|s| s.keys_known);
@@ -287,6 +294,7 @@ impl Destination {
             slots: None,
             key_limit: None,
             can_eval: false,
+            takes_modules: true,
             warnings: Vec::new(),
         }
     }
@@ -349,6 +357,7 @@ fn one_server(endpoint: &Endpoint) -> Result<Destination> {
     let mut destination = Destination::of(Dialect::Redis);
     let server = ready_server(&mut connection, endpoint.timeout, &mut destination.warnings)?;
     destination.can_eval = eval_allowed(&mut connection)?;
+    destination.takes_modules = takes_modules(&mut connection, &server)?;
     let ahead = ahead_ms(&mut connection, None)?;
     destination.warnings.extend(skew(&[(&server.name, ahead)]));
     destination.servers.push(server);
@@ -395,6 +404,7 @@ fn cluster(endpoint: &Endpoint) -> Result<Destination> {
             Connection::open(&endpoint.at(&node.host, node.port)).map_err(announced)?;
         let server = ready_server(&mut connection, endpoint.timeout, &mut destination.warnings)?;
         destination.can_eval &= eval_allowed(&mut connection)?;
+        destination.takes_modules &= takes_modules(&mut connection, &server)?;
         clocks.push(ahead_ms(&mut connection, None)?);
         destination.servers.push(server);
     }
@@ -532,6 +542,23 @@ fn eval_allowed(connection: &mut Connection) -> Result<bool> {
         connection.call(&[b"EVAL", b"return 1", b"0"])?,
         Reply::Int(1)
     ))
+}
+
+/// Whether a server may be given values of modules: it has some, or refuses those of others without harm.
+fn takes_modules(connection: &mut Connection, server: &ServerFound) -> Result<bool> {
+    if refuses_modules(server.version) {
+        return Ok(true);
+    }
+    let modules = connection.call(&[b"MODULE", b"LIST"])?;
+    Ok(matches!(modules, Reply::Array(modules) if !modules.is_empty()))
+}
+
+fn refuses_modules(version: Option<Version>) -> bool {
+    let target = Target {
+        version,
+        ..Target::default()
+    };
+    target.has(Feature::ForeignModules)
 }
 
 fn proxy(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {

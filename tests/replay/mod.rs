@@ -224,34 +224,34 @@ fn sample_of_log(bytes: &[u8]) -> Sample {
 }
 
 /// What is behind an address: one server, a cluster, or servers behind a proxy.
-enum Target {
+pub(crate) enum Target {
     Server(Server),
     Cluster(Cluster),
     Proxy(Nutcracker, Vec<Server>),
 }
 
 impl Target {
-    fn server(name: &str) -> Target {
+    pub(crate) fn server(name: &str) -> Target {
         Target::Server(Server::start(name))
     }
 
-    fn cluster() -> Target {
+    pub(crate) fn cluster() -> Target {
         Target::Cluster(Cluster::start("redis-7.0", 3))
     }
 
-    fn proxy(settings: &[(&str, &str)]) -> Target {
+    pub(crate) fn proxy(settings: &[(&str, &str)]) -> Target {
         Target::proxy_over("redis-7.0", settings, &[])
     }
 
     /// A proxy in front of three servers with these options.
-    fn proxy_over(name: &str, settings: &[(&str, &str)], options: &[&str]) -> Target {
+    pub(crate) fn proxy_over(name: &str, settings: &[(&str, &str)], options: &[&str]) -> Target {
         let servers: Vec<Server> = (0..3).map(|_| Server::with(name, options)).collect();
         let all: Vec<&Server> = servers.iter().collect();
         let proxy = Nutcracker::with(&all, settings, &[]);
         Target::Proxy(proxy, servers)
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         match self {
             Target::Server(server) => server.port,
             Target::Cluster(cluster) => cluster.ports()[0],
@@ -260,7 +260,7 @@ impl Target {
     }
 
     /// All servers that hold data.
-    fn servers(&self) -> Vec<&Server> {
+    pub(crate) fn servers(&self) -> Vec<&Server> {
         match self {
             Target::Server(server) => vec![server],
             Target::Cluster(cluster) => cluster.masters(),
@@ -272,11 +272,11 @@ impl Target {
         DataSet::read_all(&self.servers()).without_minus_zero()
     }
 
-    fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.servers().into_iter().for_each(Server::flush);
     }
 
-    fn keys(&self) -> i64 {
+    pub(crate) fn keys(&self) -> i64 {
         keys_in(&self.servers())
     }
 }

@@ -522,6 +522,13 @@ impl<'s> Rewriter<'s> {
                 "a script cannot run inside the script that keeps commands through a proxy from being applied twice",
             );
         }
+        // Types 6 and 7 of a payload's first byte are those of modules.
+        if settings.no_modules
+            && matches!(spec.name, "RESTORE" | "RESTORE-ASKING")
+            && matches!(command.arg(3), Some([6 | 7, ..]))
+        {
+            return reject(super::encode::NO_MODULES);
+        }
         let alone = match target.dialect {
             Dialect::Redis => true,
             Dialect::Cluster => seen.one_slot(),
@@ -814,7 +821,7 @@ impl<'s> Rewriter<'s> {
 
     /// What is known of a command that could not be written, for the list of those.
     pub fn reject(command: &Command<'_>, db: u64, offset: u64, why: &str) -> Reject {
-        let key = command.arg(1).unwrap_or_default();
+        let key = first_key(command).unwrap_or_default();
         let type_name = lookup(command.name()).and_then(|spec| spec.group.type_name());
         let name = command.name();
         Reject {
@@ -835,7 +842,7 @@ impl<'s> Rewriter<'s> {
             why: why.to_owned(),
         };
         let error = Error::new(kind, At::file(offset));
-        match command.arg(1) {
+        match first_key(command) {
             Some(key) => error.in_key(|| KeyName {
                 db,
                 key: key[..key.len().min(KEY_SHOWN + 1)].to_vec(),
@@ -845,6 +852,17 @@ impl<'s> Rewriter<'s> {
             None => error,
         }
     }
+}
+
+/// The key by which a person finds a command again. One that is in no table is taken to begin with it.
+fn first_key<'a>(command: &Command<'a>) -> Option<&'a [u8]> {
+    let Some(spec) = lookup(command.name()) else {
+        return command.arg(1);
+    };
+    let mut first = None;
+    // Where its keys cannot be told, there is none to name.
+    let _ = for_each_key(spec, command.args(), |_, key| first = first.or(Some(key)));
+    first
 }
 
 /// A command's name for messages.

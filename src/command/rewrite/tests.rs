@@ -174,6 +174,46 @@ fn a_server_gets_what_stands_there() {
 }
 
 #[test]
+fn servers_that_would_end_are_given_no_values_of_modules() {
+    let settings = Settings {
+        no_modules: true,
+        ..Settings::default()
+    };
+    each(
+        &settings,
+        &[
+            ("RESTORE k 0 \x07payload", "!no module was found…"),
+            ("RESTORE k 0 \x06payload REPLACE", "!no module was found…"),
+            ("RESTORE k 0 \x05payload", "RESTORE k 0 \x05payload"),
+        ],
+    );
+}
+
+#[test]
+fn a_command_is_told_by_its_first_key() {
+    for (command, key) in [
+        ("SET a b", Some("a")),
+        ("BITOP NOT b a", Some("b")),
+        ("EVAL script 2 a b", Some("a")),
+        ("EVAL script 0", None),
+        ("FUNCTION LOAD code", None),
+        ("NOSUCH a b", Some("a")),
+    ] {
+        let raw = resp(command);
+        let Some(Record::Command(parsed)) = Commands::new(&raw, false).next() else {
+            panic!("{command} is a command");
+        };
+        let told = Rewriter::reject(&parsed, 0, 0, "why").key;
+        assert_eq!(told, key.unwrap_or_default().as_bytes(), "{command}");
+        let error = Rewriter::refused(&parsed, 0, 0, "why").to_string();
+        match key {
+            Some(key) => assert!(error.contains(&format!("key \"{key}\"")), "{error}"),
+            None => assert!(!error.contains("key "), "{error}"),
+        }
+    }
+}
+
+#[test]
 fn databases_are_selected_where_commands_need_them() {
     let commands = [
         "SELECT 1", "SELECT 2", "SET a 1", "SET b 1", "SELECT 0", "DEL a",
