@@ -124,6 +124,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// In what the servers are not those any more that were found at the start. One that does not answer at once is asked
+    /// again: a connection may break here as anywhere.
+    fn changes(&self, destination: &Destination) -> Vec<String> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let found = match preflight::servers(&self.endpoint, destination) {
+                Ok(now) => preflight::restarted(&destination.servers, &now),
+                Err(error) => vec![format!(
+                    "whether the servers are still those that were loaded cannot be found out: {error}"
+                )],
+            };
+            if found.is_empty() || tries == 10 {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Whether values may go as commands where their payloads are refused: the user left the form open, and the input can
     /// be read again.
     fn may_change_form(&self, settings: &Settings) -> bool {
@@ -664,12 +683,7 @@ impl<'a> Run<'a> {
             );
         }
         if failed.is_none() {
-            match preflight::servers(&self.endpoint, destination) {
-                Ok(now) => lost.extend(preflight::restarted(&destination.servers, &now)),
-                Err(error) => lost.push(format!(
-                    "whether the servers are still those that were loaded cannot be found out: {error}"
-                )),
-            }
+            lost.extend(self.changes(destination));
         }
         let place = server.sink.acknowledged();
         drop(server);

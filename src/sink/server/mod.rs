@@ -145,8 +145,6 @@ const QUEUED_BYTES: u64 = 16 << 20;
 const QUEUED_COMMANDS: u64 = 32 << 10;
 /// Bytes of a command in which its name and its key are looked for.
 const HEAD_BYTES: usize = 128 << 10;
-/// Units of a log between two places that are remembered.
-const PLACE_EVERY: u64 = 64;
 
 /// A unit that waits for its lane, or for better times.
 #[derive(Debug)]
@@ -225,7 +223,6 @@ pub struct ServerSink<'a> {
     base: u64,
     last_seq: u64,
     in_group: bool,
-    units: u64,
     /// The next unit of the log is passed over: an earlier run had it acknowledged.
     passes_over: bool,
     read_of_log: u64,
@@ -279,7 +276,6 @@ impl<'a> ServerSink<'a> {
             base: 0,
             last_seq: 0,
             in_group: false,
-            units: 0,
             passes_over: false,
             read_of_log: 0,
             later: Vec::new(),
@@ -515,7 +511,6 @@ impl<'a> ServerSink<'a> {
         self.at = offset as u64;
         self.index = 0;
         self.read_of_log += 1;
-        self.units += 1;
         let before = *self.epochs.latest();
         let place = Place {
             offset: self.at,
@@ -527,10 +522,7 @@ impl<'a> ServerSink<'a> {
         self.passes_over = self.o.resume.is_some_and(|resume| {
             resume.in_log && (place.piece, place.offset) < (resume.piece, resume.offset)
         });
-        if self.units >= PLACE_EVERY || self.passes_over {
-            self.units = 0;
-            self.epochs.reach(place);
-        }
+        self.epochs.reach(place);
         Ok(())
     }
 
