@@ -407,13 +407,13 @@ pub struct TargetArgs {
     /// every key.
     #[arg(long)]
     pub insecure: bool,
-    /// Connections to the destination, to each master of a Cluster; default: 2
+    /// Connections to the destination; default: 2, twemproxy 4; of a Cluster to each master, default: 1
     ///
     /// A key always goes by the same one, so that its commands keep their order. More than a few help only where
     /// round trips are long.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub connections: Option<u16>,
-    /// Most commands that wait for their answer on one connection; default: 512, Cluster 256, twemproxy 128
+    /// Most commands that wait for their answer on one connection; default: 512, Cluster and twemproxy 256
     ///
     /// A twemproxy takes memory for each, at least 16 KiB, and gives none back: for it all connections together have
     /// 1024 at most.

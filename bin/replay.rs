@@ -499,8 +499,9 @@ impl<'a> Run<'a> {
 
     fn connections(&self, dialect: Dialect) -> usize {
         let usual = match dialect {
-            Dialect::Redis | Dialect::Twemproxy => 2,
+            Dialect::Redis => 2,
             Dialect::Cluster => 1,
+            Dialect::Twemproxy => 4,
         };
         self.args.connections().map_or(usual, usize::from)
     }
@@ -512,8 +513,8 @@ impl<'a> Run<'a> {
         match dialect {
             Dialect::Redis => 512,
             Dialect::Cluster => 256,
-            // Each command on its way costs the proxy memory that it never gives back.
-            Dialect::Twemproxy => (1024 / self.connections(dialect).max(1)).clamp(1, 128) as u32,
+            // Each command on its way costs the proxy memory that it never gives back (`benches/README.md`).
+            Dialect::Twemproxy => (1024 / self.connections(dialect).max(1)).clamp(1, 256) as u32,
         }
     }
 

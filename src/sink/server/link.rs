@@ -15,6 +15,8 @@ use crate::server::reply::{self, Reply, Shape};
 const CHUNK_BYTES: usize = 64 << 10;
 /// Slices that are written at once.
 const SLICES: usize = 32;
+/// A window does not shrink below this.
+const LEAST_WINDOW: u32 = 8;
 /// Bytes that are read at once.
 const READ_BYTES: usize = 64 << 10;
 /// A longer answer belongs to no command that is sent here.
@@ -110,8 +112,14 @@ pub(super) struct Link {
     allowed: usize,
     allowed_answers: u32,
     allowed_end: u64,
-    pub(super) window: u32,
-    pub(super) window_bytes: u64,
+    /// Answers that may be awaited: at the most, and now.
+    window: u32,
+    window_now: u32,
+    window_bytes: u64,
+    /// What is on its way should not be so for longer.
+    patience: Option<Duration>,
+    /// A place in the stream of which it is measured how long its answer takes, and when it was written.
+    measured: Option<(u64, Instant)>,
     input: Vec<u8>,
     from: usize,
     to: usize,
@@ -145,7 +153,13 @@ pub(super) struct Unsent {
 }
 
 impl Link {
-    pub(super) fn new(endpoint: Endpoint, window: u32, window_bytes: u64) -> Link {
+    /// `patience`: the window shrinks while answers take longer.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        window: u32,
+        window_bytes: u64,
+        patience: Option<Duration>,
+    ) -> Link {
         Link {
             endpoint,
             connection: None,
@@ -160,7 +174,10 @@ impl Link {
             allowed_answers: 0,
             allowed_end: 0,
             window,
+            window_now: window,
             window_bytes,
+            patience,
+            measured: None,
             input: vec![0; READ_BYTES],
             from: 0,
             to: 0,
@@ -278,7 +295,7 @@ impl Link {
             return;
         }
         while let Some(next) = self.items.get(self.allowed) {
-            let fits = self.allowed_answers + next.answers <= self.window
+            let fits = self.allowed_answers + next.answers <= self.window_now
                 && next.end - self.answered <= self.window_bytes;
             if !fits && self.allowed > 0 {
                 break;
@@ -328,7 +345,29 @@ impl Link {
         if connection.wants_write() {
             connection.flush()?;
         }
+        if self.patience.is_some() && self.measured.is_none() && self.written > self.answered {
+            self.measured = Some((self.written, Instant::now()));
+        }
         Ok(())
+    }
+
+    /// Fits the window to how long answers take: what a proxy gives up on while it waits would have to be sent again.
+    fn measure(&mut self) {
+        let (Some(patience), Some((end, written))) = (self.patience, self.measured) else {
+            return;
+        };
+        if self.answered < end {
+            return;
+        }
+        self.measured = None;
+        let took = written.elapsed();
+        self.window_now = if took > patience {
+            (self.window_now / 2).max(LEAST_WINDOW.min(self.window))
+        } else if took < patience / 2 {
+            (self.window_now + self.window_now / 8 + 1).min(self.window)
+        } else {
+            self.window_now
+        };
     }
 
     /// Whether there is something to write for which the socket had no room.
@@ -488,6 +527,7 @@ impl Link {
             return;
         };
         self.answered = item.end;
+        self.measure();
         if self.allowed > 0 {
             self.allowed -= 1;
             self.allowed_answers -= item.answers;
@@ -527,6 +567,7 @@ impl Link {
         self.connection = None;
         self.chunks.clear();
         (self.answered, self.written, self.end) = (0, 0, 0);
+        self.measured = None;
         (self.allowed, self.allowed_answers, self.allowed_end) = (0, 0, 0);
         (self.from, self.to, self.got, self.error) = (0, 0, 0, None);
         self.input.truncate(READ_BYTES);

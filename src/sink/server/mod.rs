@@ -330,7 +330,9 @@ impl<'a> ServerSink<'a> {
     }
 
     fn add_link(&mut self, endpoint: Endpoint) {
-        let mut link = Link::new(endpoint, self.o.window, self.o.window_bytes);
+        // A quarter of what the proxy allows its servers.
+        let patience = (!self.kills()).then(|| self.o.proxy_timeout / 4);
+        let mut link = Link::new(endpoint, self.o.window, self.o.window_bytes, patience);
         let now = Instant::now();
         // Opened at once, or by the loop.
         link.down = Some(link::Down {
