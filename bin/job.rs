@@ -956,6 +956,11 @@ impl<'a> Job<'a> {
                 server.sink.stop(DRAIN_FOR);
             }
             let _ = server.sink.save_now();
+            if self.args.logs.checkpoint.is_none()
+                && !matches!(error.kind(), ErrorKind::PayloadVersion { .. })
+            {
+                server.sink.abandon(&server.representatives);
+            }
             return;
         }
         let result = (|| {

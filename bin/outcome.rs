@@ -131,7 +131,7 @@ pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "the server is older than it said: --mode commands needs no payloads, --target-version names its version"
         }
         ErrorKind::Refused { .. } => {
-            "see to the server's words; --on-error continue leaves out what is refused and lists it with --rejects FILE"
+            "act on the server's words; --on-error continue leaves out what is refused for good and lists it with --rejects FILE"
         }
         ErrorKind::OtherKind(_) | ErrorKind::LogGone(_) | ErrorKind::Vkcs | ErrorKind::Changed => {
             return None;

@@ -659,7 +659,7 @@ impl<'a> Run<'a> {
                 .unwrap_or_else(|early| self.finish(early));
         }
         let counts = server.sink.counts;
-        summary.sent = Some(counts);
+        summary.sent = Some((counts, failed.is_none()));
         if let Some(input) = summary.inputs.last_mut() {
             // What the encoder wrote, a server may have refused.
             let tally = &mut input.report.tally;

@@ -145,8 +145,8 @@ pub struct Summary {
     pub output: String,
     /// Whether a log ended within a command, which was left out.
     pub torn: bool,
-    /// What a destination answered.
-    pub sent: Option<Counts>,
+    /// What a destination answered, and whether it acknowledged all of it.
+    pub sent: Option<(Counts, bool)>,
     pub exit: Exit,
 }
 
@@ -257,6 +257,11 @@ impl Summary {
                 input.kind()
             ));
         }
+        // What was sent and not acknowledged may be written or not.
+        let written = match self.sent {
+            Some((_, false)) => "sent",
+            _ => "written",
+        };
         let logs = self.inputs.iter().any(|i| i.is_log);
         if total.read > 0 || !logs {
             let existing = match self.sent {
@@ -264,7 +269,7 @@ impl Summary {
                 None => String::new(),
             };
             log.info(&format!(
-                "keys: {} read = {} written + {} filtered + {} expired + {} rejected{existing}",
+                "keys: {} read = {} {written} + {} filtered + {} expired + {} rejected{existing}",
                 n(total.read),
                 n(total.written),
                 n(total.filtered),
@@ -280,7 +285,7 @@ impl Summary {
                 some => format!(" ({} transactions)", n(some)),
             };
             log.info(&format!(
-                "commands of the log: {} read = {} written + {} filtered + {} rejected{transactions}",
+                "commands of the log: {} read = {} {written} + {} filtered + {} rejected{transactions}",
                 n(counts.read),
                 n(counts.written),
                 n(counts.filtered),
@@ -320,7 +325,7 @@ impl Summary {
             HumanBytes(rate(self.bytes_in())),
             n(rate(things)),
         ));
-        if let Some(sent) = &self.sent {
+        if let Some((sent, _)) = &self.sent {
             let mut troubles = Vec::new();
             for (count, what) in [
                 (sent.again, "sent again"),
@@ -347,7 +352,7 @@ impl Summary {
         for (limit, count) in &total.limits {
             log.warning(&format!("{} {}", n(*count), limit.sentence()));
         }
-        if let Some(sent) = &self.sent {
+        if let Some((sent, _)) = &self.sent {
             // As redis-cli --pipe has it, for who looks for just that.
             log.plain(&format!(
                 "errors: {}, replies: {}",
@@ -382,7 +387,8 @@ impl Summary {
             "log": log_json(&total.log),
             "settled_expiries": total.settled,
             "torn": self.torn,
-            "sent": self.sent.map(|sent| json!({
+            "sent": self.sent.map(|(sent, whole)| json!({
+                "all_acknowledged": whole,
                 "replies": sent.replies,
                 "errors": sent.errors,
                 "again": sent.again,

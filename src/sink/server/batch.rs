@@ -4,7 +4,7 @@
 //!   `MULTI … SET __redis-migration:RUN n EXEC`. After a broken connection the record tells what was applied.
 //! - A cluster: the same for each slot, with a record in that slot.
 //! - A proxy forwards no transactions: a script on the far side runs the commands of one key and remembers the last one's
-//!   number in a hash there ([`GUARD`]).
+//!   number in a hash there (`GUARD`).
 //!
 //! A command's number is its place in the log, so that it is the same in every run.
 
@@ -383,6 +383,16 @@ impl ServerSink<'_> {
             small.clear();
         }
         append_command(&mut small, &[b"MULTI"]);
+        let swaps = |one: &Logged| {
+            let head = one.payload.head(32);
+            let name = Args::of(&head).next();
+            name.is_some_and(|name| name.eq_ignore_ascii_case(b"SWAPDB"))
+        };
+        if several && lane.flight.iter().any(swaps) {
+            // The record would go along into the other database; it is set anew at the end.
+            append_command(&mut small, &[b"DEL", record.as_bytes()]);
+            lane.lines.push(None);
+        }
         let mut db = 0;
         for (i, one) in lane.flight.iter().enumerate() {
             if several && one.db != db {
@@ -582,6 +592,7 @@ impl ServerSink<'_> {
         let name = String::from_utf8_lossy(Args::of(&head).next().unwrap_or_default()).into_owned();
         let key = key_of(&head).unwrap_or_default();
         let error = format!("{error} (byte {:#x} of the log)", one.offset);
+        self.counts.rejected_of_log += 1;
         if self.o.on_error == OnError::Stop {
             return Err(Error::plain(ErrorKind::Refused {
                 server: self.o.endpoint.address.to_string(),
@@ -591,7 +602,6 @@ impl ServerSink<'_> {
                 reply: error,
             }));
         }
-        self.counts.rejected_of_log += 1;
         (self.o.reject)(&Reject {
             db: Some(u64::from(one.db)),
             key: key[..key.len().min(Reject::KEY_BYTES)].to_vec(),

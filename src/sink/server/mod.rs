@@ -11,7 +11,7 @@
 //! the order. Units are counted by *epochs*: the input is acknowledged up to the oldest one that has something open.
 //!
 //! Commands of a snapshot can be sent twice. Those of a log cannot: they go in transactions that also write down how far
-//! they went ([`batch`]), or through a script that does the same on the far side of a proxy.
+//! they went (`batch.rs`), or through a script that does the same on the far side of a proxy.
 
 mod answer;
 mod batch;

@@ -1,5 +1,6 @@
 //! The loop: sockets are written and read, answers lead to what follows, lost connections are opened again.
 
+use std::collections::HashMap;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -499,6 +500,42 @@ impl ServerSink<'_> {
         self.drain()?;
         self.save(Instant::now())?;
         self.forget(representatives)
+    }
+
+    /// Removes the records of logs from a destination to which no later run will come back, as far as it can be reached.
+    pub fn abandon(&mut self, representatives: &[Vec<u8>]) {
+        if self.o.dialect == Dialect::Twemproxy {
+            let hash = self.record_name();
+            if let (false, Ok(mut connection)) = (
+                self.log_lanes.is_empty(),
+                Connection::open(&self.o.endpoint),
+            ) {
+                for key in representatives {
+                    let args: [&[u8]; 5] = [b"EVAL", FORGET.as_bytes(), b"1", key, hash.as_bytes()];
+                    // What cannot be removed stays: it is of no harm to any other run.
+                    drop(connection.call(&args));
+                }
+            }
+            return;
+        }
+        let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
+        let mut connections: HashMap<usize, Option<Connection>> = HashMap::new();
+        for lane in lanes {
+            let record = self.record_of(lane);
+            let slot = if self.o.slots.is_some() {
+                lane as u16
+            } else {
+                0
+            };
+            let link = self.link_of(lane, slot);
+            let endpoint = &self.links[link].endpoint;
+            let connection = connections
+                .entry(link)
+                .or_insert_with(|| Connection::open(endpoint).ok());
+            if let Some(connection) = connection {
+                drop(connection.call(&[b"DEL", record.as_bytes()]));
+            }
+        }
     }
 
     /// Removes the records of logs at the destination.

@@ -226,7 +226,7 @@ impl ServerSink<'_> {
 
     /// The front item of a link was answered. It is still there, with its bytes.
     pub(super) fn plain_answered(&mut self, link: usize, item: Item, answer: Answer) -> Result<()> {
-        self.counts.replies += 1;
+        self.counts.replies += u64::from(item.answers);
         match answer {
             Answer::Error(text, _) => return self.plain_failed(link, item, text),
             Answer::Whole(_) => {}
@@ -412,7 +412,8 @@ impl ServerSink<'_> {
     fn plain_failed(&mut self, link: usize, item: Item, text: Vec<u8>) -> Result<()> {
         let contains = |word: &[u8]| text.windows(word.len()).any(|w| w == word);
         let did = contains(b"equal or smaller") || text.starts_with(b"BUSYGROUP");
-        let loaded = item.slot == ONE_NODE && contains(b"already exists");
+        let loaded = item.slot == ONE_NODE
+            && (contains(b"already exists") || contains(b"Library not found"));
         if (item.again || self.o.resumed) && (did || loaded) {
             // The first try did it.
             self.done(link, item);
@@ -455,6 +456,7 @@ impl ServerSink<'_> {
                 self.counts.errors += 1;
                 let said = String::from_utf8_lossy(&text).into_owned();
                 if self.o.on_error == OnError::Stop {
+                    self.counts.rejected += 1;
                     return Err(self.refused(link, &item, &said));
                 }
                 let head = self.links[link].head_of(&item, HEAD_BYTES);
