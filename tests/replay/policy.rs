@@ -261,6 +261,42 @@ fn a_refused_command_among_many_is_found_with_its_key() {
     }
 }
 
+#[test]
+fn a_transaction_of_a_log_stays_whole_on_one_server() {
+    let target = Server::start("redis-7.0");
+    let mut script = String::new();
+    // Larger than what is read at once, so that an answer comes while the transaction is still being read.
+    for i in 0..5 {
+        script.push_str(&format!("INCR single:{i}|MULTI|"));
+        script.extend((0..20_000).map(|_| format!("INCR together:{i}|")));
+        script.push_str("EXEC|");
+    }
+    let (_dir, log) = log_file(&log_of(script.trim_end_matches('|')));
+    let mut monitor = target.client();
+    call!(monitor, "MONITOR");
+    let watching = std::thread::spawn(move || {
+        let (mut executed, mut of) = (0, std::collections::BTreeMap::new());
+        loop {
+            let line = monitor.read_reply().expect("a line").text();
+            if line.contains("\"the end\"") {
+                return of;
+            } else if line.to_ascii_lowercase().ends_with("\"exec\"") {
+                executed += 1;
+            } else if let Some(key) = line.split("\"together:").nth(1) {
+                let blocks: &mut std::collections::BTreeSet<i32> =
+                    of.entry(key.to_owned()).or_default();
+                blocks.insert(executed);
+            }
+        }
+    });
+    replayed_at(target.port, &[text(&log)]);
+    call!(target.client(), "ECHO", "the end");
+    let of = watching.join().expect("the watcher");
+    assert_eq!(of.len(), 5);
+    let split: Vec<_> = of.iter().filter(|(_, blocks)| blocks.len() > 1).collect();
+    assert!(split.is_empty(), "{split:?}");
+}
+
 /// A server that is older than the user said, or than it says itself, refuses payloads that it cannot read.
 #[test]
 fn where_a_payload_is_refused_values_go_as_commands() {

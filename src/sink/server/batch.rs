@@ -99,6 +99,7 @@ impl ServerSink<'_> {
         let is = |name: &[u8]| seen.name.eq_ignore_ascii_case(name);
         if seen.argc == 1 && is(b"MULTI") {
             self.in_group = true;
+            self.open_group = 0;
             return Ok(());
         }
         if seen.argc == 1 && is(b"EXEC") {
@@ -167,8 +168,9 @@ impl ServerSink<'_> {
                 ..LogLane::default()
             });
             lane.queue.push_back(one);
+            self.open_group += 1;
         }
-        if !self.in_group || self.o.dialect != Dialect::Redis {
+        if !self.in_group || self.o.dialect != Dialect::Redis || self.is_overfull() {
             self.send_lane(lane, None)?;
         }
         Ok(())
@@ -240,8 +242,18 @@ impl ServerSink<'_> {
             return self.ask_record(id, link);
         }
         self.pass_over_applied(id);
+        let several_at_once = self.is_overfull() || self.o.dialect != Dialect::Redis;
         let lane = self.log_lanes.get_mut(&id).expect("it was there");
         if lane.queue.is_empty() {
+            return Ok(());
+        }
+        // Of a transaction that is still being read nothing may go, unless there is no room for the rest of it.
+        let held_back = if self.in_group && !several_at_once {
+            self.open_group.min(lane.queue.len())
+        } else {
+            0
+        };
+        if lane.queue.len() == held_back {
             return Ok(());
         }
         // Whole transactions, and no more than fits.
@@ -251,7 +263,9 @@ impl ServerSink<'_> {
             _ => (BATCH_COMMANDS, BATCH_BYTES),
         };
         let (mut bytes, mut args, mut group) = (0, 0, false);
-        while let Some(next) = lane.queue.front() {
+        while let Some(next) = lane.queue.front()
+            && lane.queue.len() > held_back
+        {
             let fits = lane.flight.len() < most
                 && bytes + next.payload.len() <= most_bytes
                 && (!proxy || args + next.argc <= SCRIPT_ARGS);

@@ -223,6 +223,8 @@ pub struct ServerSink<'a> {
     base: u64,
     last_seq: u64,
     in_group: bool,
+    /// Commands of the transaction that is being read.
+    open_group: usize,
     /// The next unit of the log is passed over: an earlier run had it acknowledged.
     passes_over: bool,
     read_of_log: u64,
@@ -276,6 +278,7 @@ impl<'a> ServerSink<'a> {
             base: 0,
             last_seq: 0,
             in_group: false,
+            open_group: 0,
             passes_over: false,
             read_of_log: 0,
             later: Vec::new(),

@@ -33,9 +33,13 @@ impl ServerSink<'_> {
         Ok(())
     }
 
+    /// Whether more waits in the lanes than may.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.queued > QUEUED_BYTES || self.queued_commands > QUEUED_COMMANDS
+    }
+
     fn is_full(&self) -> bool {
-        self.queued > QUEUED_BYTES
-            || self.queued_commands > QUEUED_COMMANDS
+        self.is_overfull()
             // What a window does not let out yet may wait behind it, up to once more of the same.
             || self.links.iter().any(|link| {
                 link.is_full()
