@@ -36,7 +36,7 @@ pub struct Cli {
 const EXITS: &str = "\
 Exit codes:
   0    all that was asked is done
-  1    finished, but something was rejected, or a log ended within a command
+  1    finished, but something was rejected, a log ended within a command, or a server was started anew meanwhile
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
   4    destination not reachable, or it refused the login

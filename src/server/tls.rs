@@ -140,7 +140,12 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
                 "its certificate has expired; check the clocks".to_owned()
             }
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not valid yet; are the clocks right?".to_owned()
+                "its certificate is not valid yet; check the clocks".to_owned()
+            }
+            other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                "its certificate is that of an authority (CA:TRUE) and no server's; give it one that the authority has \
+                 signed, or take any with --insecure"
+                    .to_owned()
             }
             other => format!("its certificate cannot be trusted: {other}"),
         },
@@ -148,14 +153,14 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
             "it asks for a certificate of ours: --tls-cert and --tls-key".to_owned()
         }
         rustls::Error::AlertReceived(alert) if has_cert => {
-            format!("it refused the TLS handshake ({alert:?}); does it trust the certificate of --tls-cert?")
+            format!("it refused the TLS handshake ({alert:?}); check that it trusts the certificate of --tls-cert")
         }
         // Before TLS 1.3 that is also how a certificate of ours is asked for.
         rustls::Error::AlertReceived(alert) => format!(
             "it refused the TLS handshake ({alert:?}); if it asks for a certificate of ours, --tls-cert and --tls-key are missing"
         ),
         rustls::Error::InvalidMessage(_) => {
-            "what it answers is not TLS; is it the right port? Without --tls it is spoken to in plain".to_owned()
+            "what it answers is not TLS; check the port, or leave out --tls to speak to it in plain".to_owned()
         }
         other => format!("the TLS handshake failed: {other}"),
     }
