@@ -16,6 +16,9 @@
 //!                  └ aof::follow: where it goes on └ expiries held back until its end
 //! ```
 //!
+//! A sink is a file, or a destination that acknowledges every command ([`sink::server`]), found out before by
+//! [`server::preflight`]; [`replay`] remembers between two runs how far it has come.
+//!
 //! [`pipeline::convert`] runs the first, [`aof::convert::Conversion`] both. The library never prints and never exits.
 
 pub mod aof;
