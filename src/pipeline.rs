@@ -560,7 +560,7 @@ fn check_keys(data: &[u8], settings: &Settings, lenient: bool) -> Result<()> {
                 if verdict == Verdict::Pass && too_long {
                     let bytes = name.len();
                     return Err(Error::plain(ErrorKind::Unfit(format!(
-                        "{}; nothing was sent; --on-error continue leaves such keys out and lists them with --rejects FILE",
+                        "a name is too long (--on-error continue leaves out such keys and lists them with --rejects FILE): {}",
                         too_long_for_proxy(bytes, &settings.target)
                     )))
                     .in_key(|| key_name(&key, db, type_name(key.ty, value), format)));
