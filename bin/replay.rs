@@ -358,6 +358,12 @@ impl<'a> Run<'a> {
             rate: args.target.rate.map(|rate| rate.0),
             rate_bytes: args.target.rate_bytes.map(|rate| rate.0),
             at_least_once,
+            routes: destination
+                .servers
+                .iter()
+                .filter(|server| is_proxy && !server.run_id.is_empty())
+                .filter_map(|server| Some((server.representative.clone()?, server.run_id.clone())))
+                .collect(),
             run: run_id,
             resume,
             resumed,

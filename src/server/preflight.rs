@@ -123,7 +123,9 @@ const SKEW: Duration = Duration::from_secs(2);
 /// Between two looks at something that is waited for.
 const PAUSE: Duration = Duration::from_millis(100);
 
-const RUN_ID_SCRIPT: &[u8] = b"return string.match(redis.call('INFO','server'),'run_id:(%x+)')";
+/// Asks the server that a key leads to for its run_id.
+pub(crate) const RUN_ID_SCRIPT: &[u8] =
+    b"return string.match(redis.call('INFO','server'),'run_id:(%x+)')";
 const INFO_SCRIPT: &[u8] = b"return redis.call('INFO')";
 const TIME_SCRIPT: &[u8] = b"return redis.call('TIME')";
 

@@ -650,6 +650,7 @@ impl ServerSink<'_> {
             Verdict::Unknown => {
                 self.counts.again += 1;
                 self.unknown_at = Some(Instant::now());
+                self.doubt_routes();
                 if self.o.at_least_once {
                     self.doubt(item.lane)?;
                 }

@@ -64,6 +64,8 @@ pub(super) enum Kind {
     Internal,
     /// What a lane has applied already: GET of its record.
     Applied,
+    /// Which server a key leads to, of those that were found behind a proxy.
+    Route(u16),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,7 +217,7 @@ impl Link {
             .items
             .iter()
             .take_while(move |item| item.start < written);
-        sent.filter(|item| !matches!(item.kind, Kind::Internal | Kind::Applied))
+        sent.filter(|item| !matches!(item.kind, Kind::Internal | Kind::Applied | Kind::Route(_)))
             .copied()
     }
 
@@ -426,7 +428,7 @@ impl Link {
                 ));
             };
             let last = self.got + 1 == item.answers;
-            if last && matches!(item.kind, Kind::Batch | Kind::Applied) {
+            if last && matches!(item.kind, Kind::Batch | Kind::Applied | Kind::Route(_)) {
                 let Some((whole, len)) = reply::parse(window).map_err(|bad| bad.to_string())?
                 else {
                     return Ok(None);

@@ -77,6 +77,8 @@ pub struct Options<'a> {
     pub rate_bytes: Option<u64>,
     /// Sends commands of a log without a record at the destination: a broken connection may double some.
     pub at_least_once: bool,
+    /// Through a proxy: keys that lead to each of the servers behind it, and the run_ids of these.
+    pub routes: Vec<(Vec<u8>, String)>,
     /// Names this run, and what it writes down at the destination.
     pub run: String,
     /// Where an earlier run came to: commands of logs before it are passed over.
@@ -241,6 +243,8 @@ pub struct ServerSink<'a> {
     last_error: String,
     /// When a proxy last gave an answer that leaves a command unknown.
     unknown_at: Option<Instant>,
+    /// When it is asked next where keys lead to, and how often yet.
+    routes_due: Option<(Instant, u32)>,
     rate_from: Option<Instant>,
     sent_units: u64,
     sent_bytes: u64,
@@ -291,6 +295,7 @@ impl<'a> ServerSink<'a> {
             put_off: 0,
             last_error: String::new(),
             unknown_at: None,
+            routes_due: None,
             rate_from: None,
             sent_units: 0,
             sent_bytes: 0,

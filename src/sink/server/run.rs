@@ -16,11 +16,15 @@ use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::connection::Connection;
 use crate::server::endpoint::Address;
+use crate::server::preflight::RUN_ID_SCRIPT;
 use crate::server::reply::Reply;
 use crate::server::slots::{Slots, redirect};
 
 /// The longest wait in one step, so that nothing is overlooked for longer.
 const STEP: Duration = Duration::from_millis(100);
+/// After a proxy gave up on a server it is asked so often, and at these intervals, where keys lead to.
+const ROUTE_CHECKS: u32 = 6;
+const ROUTES_EVERY: Duration = Duration::from_millis(300);
 /// The longest pause between two tries to open a connection.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -88,6 +92,7 @@ impl ServerSink<'_> {
             self.progress.check_stop()?;
             self.open_links(now)?;
             self.send_later(now)?;
+            self.ask_routes(now);
         }
         let mut wait = wait;
         for i in 0..self.links.len() {
@@ -241,8 +246,75 @@ impl ServerSink<'_> {
             }
             (Kind::Batch, answer) => self.batch_answered(i, item, answer),
             (Kind::Applied, answer) => self.applied_answered(i, item, answer),
+            (Kind::Route(n), answer) => {
+                self.links[i].release();
+                self.lanes.remove(&item.lane);
+                self.epochs.close(item.epoch);
+                self.route_answered(usize::from(n), &answer)
+            }
             (_, answer) => self.plain_answered(i, item, answer),
         }
+    }
+
+    /// A proxy has given up on a server: it may take it out, and send its keys to others. For a while it is asked where
+    /// keys lead to.
+    pub(super) fn doubt_routes(&mut self) {
+        if !self.o.routes.is_empty() {
+            let due = self.routes_due.map(|(due, _)| due);
+            let soon = Instant::now() + ROUTES_EVERY / 4;
+            self.routes_due = Some((due.map_or(soon, |due| due.min(soon)), ROUTE_CHECKS));
+        }
+    }
+
+    fn ask_routes(&mut self, now: Instant) {
+        let Some((_, left)) = self.routes_due.filter(|(due, _)| *due <= now) else {
+            return;
+        };
+        self.routes_due = (left > 1).then(|| (now + ROUTES_EVERY, left - 1));
+        for n in 0..self.o.routes.len().min(usize::from(u16::MAX)) {
+            let key = self.o.routes[n].0.clone();
+            let lane = self.lane_of(u32::MAX, &key);
+            if self.lanes.contains_key(&lane) {
+                // It was asked and has not been answered yet.
+                continue;
+            }
+            let mut bytes = Vec::new();
+            super::snapshot::append_command(&mut bytes, &[b"EVAL", RUN_ID_SCRIPT, b"1", &key]);
+            let item = Item {
+                start: 0,
+                end: 0,
+                answers: 1,
+                kind: Kind::Route(n as u16),
+                lane,
+                slot: 0,
+                db: 0,
+                epoch: self.epochs.open(),
+                again: false,
+                since: None,
+            };
+            self.lanes.insert(lane, Default::default());
+            self.send_over(0, item, super::Raw::Bytes(&bytes));
+        }
+    }
+
+    /// Errors: a key leads to another server than before.
+    fn route_answered(&self, n: usize, answer: &Answer) -> Result<()> {
+        let Answer::Whole(Reply::Bulk(found)) = answer else {
+            // It has no answer now; that alone says nothing.
+            return Ok(());
+        };
+        let (_, known) = &self.o.routes[n];
+        let is = |run_id: &str| run_id.as_bytes() == &found[..];
+        // A server that was started anew is none of those that were there, and told of at the end.
+        let another = self.o.routes.iter().any(|(_, run_id)| is(run_id));
+        if is(known) || !another {
+            return Ok(());
+        }
+        Err(Error::plain(ErrorKind::Unfit(format!(
+            "{} has ejected a server and sends its keys to others (auto_eject_hosts: true), where nobody will look for them \
+             when it is back: set auto_eject_hosts to false, empty the destination, and start over",
+            self.destination()
+        ))))
     }
 
     fn internal_failed(&self, i: usize, item: &Item, text: &[u8]) -> Error {
@@ -298,7 +370,13 @@ impl ServerSink<'_> {
                     self.unsent_batch(item, sent)?;
                     continue;
                 }
+                // They are asked again after every trouble.
                 Kind::Internal => continue,
+                Kind::Route(_) => {
+                    self.lanes.remove(&item.lane);
+                    self.epochs.close(item.epoch);
+                    continue;
+                }
                 _ => {}
             }
             let mut payload = payload;
@@ -501,7 +579,10 @@ impl ServerSink<'_> {
     /// The end of a run that did everything: waits for all answers, then takes away what was written down at the
     /// destination, unless the run shall go on from there.
     pub fn finish(&mut self, representatives: &[Vec<u8>]) -> Result<()> {
-        self.drain()?;
+        // A server that was taken out a moment ago is still to be found out.
+        while !self.is_idle() || self.routes_due.is_some() {
+            self.step(STEP)?;
+        }
         self.save(Instant::now())?;
         self.forget(representatives)
     }

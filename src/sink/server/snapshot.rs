@@ -260,7 +260,7 @@ impl ServerSink<'_> {
                         shape == Shape::Int
                     }
                     Kind::Once => shape == Shape::Int,
-                    Kind::Batch | Kind::Internal | Kind::Applied => true,
+                    Kind::Batch | Kind::Internal | Kind::Applied | Kind::Route(_) => true,
                 };
                 if !right {
                     return Err(self.refused(
@@ -433,6 +433,7 @@ impl ServerSink<'_> {
             Verdict::Unknown => {
                 self.counts.again += 1;
                 self.unknown_at = Some(Instant::now());
+                self.doubt_routes();
                 let item = self.unknown(item, &String::from_utf8_lossy(&text))?;
                 // A DEL that the proxy gave up on may still come, and must not come behind what follows it.
                 let head = self.links[link].head_of(&item, 16);
