@@ -78,7 +78,10 @@ static SETTINGS: LazyLock<[Settings; 6]> = LazyLock::new(|| {
                 hold_until_ms: Some(HOLD_UNTIL_MS),
                 ..Transform::default()
             },
-            log: LogRules { pass_unknown: true },
+            log: LogRules {
+                pass_unknown: true,
+                ..LogRules::default()
+            },
             ..base.clone()
         },
         // Almost all passes as it stands, and is watched all the same.

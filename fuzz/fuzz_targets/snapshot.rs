@@ -99,7 +99,9 @@ fn whole(data: &[u8], settings: &Settings) {
     let input = Input::from_bytes("fuzz", data.to_vec());
     let options = Options {
         threads: 2,
-        checksum: Checksum::Off, from: 0, replace_before: 0
+        checksum: Checksum::Off,
+        from: 0,
+        replace_before: 0,
     };
     let mut out = Vec::new();
     let mut rejects = 0;
