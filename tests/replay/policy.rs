@@ -9,8 +9,8 @@ use crate::support::cli::{Run, Running, converted, program, replay, replay_at, r
 use crate::support::client::{Client, Reply, call};
 use crate::support::data::{DataSet, diff, held_by};
 use crate::support::resp::log_of;
-use crate::support::server::{Server, available};
-use crate::support::{fixture, log_file, log_fixture, text};
+use crate::support::server::{Nutcracker, Server, available};
+use crate::support::{fixture, log_file, log_fixture, now_ms, text};
 
 // Keys that are there already.
 
@@ -259,6 +259,42 @@ fn a_refused_command_among_many_is_found_with_its_key() {
         let want = Server::on_log("redis-7.0", &log, &[]);
         assert_eq!(diff(&held_by(&want), &target.data()), Vec::<String>::new());
     }
+}
+
+/// Such expiries are written behind the log where they still are in place; servers before 7.0 have no word for that.
+#[test]
+fn near_expiries_of_a_log_are_true_in_the_end_behind_a_proxy_over_older_servers() {
+    if !available("redis-6.2") {
+        return;
+    }
+    let servers: Vec<Server> = (0..2).map(|_| Server::start("redis-6.2")).collect();
+    let all: Vec<&Server> = servers.iter().collect();
+    let proxy = Nutcracker::with(&all, &[], &[]);
+    let at = now_ms() + 3_600_000;
+    let mut script = String::new();
+    for i in 0..40 {
+        script.push_str(&format!("SET expires:{i} 1 PXAT {at}|INCR expires:{i}|"));
+        script.push_str(&format!("SET stays:{i} 1 PXAT {at}|PERSIST stays:{i}|"));
+    }
+    let (_dir, log) = log_file(&log_of(script.trim_end_matches('|')));
+    replayed_at(proxy.port, &[text(&log)]);
+    let (mut expire, mut stay) = (0, 0);
+    for server in &servers {
+        let mut client = server.client();
+        for key in call!(client, "KEYS", "*").all_bytes() {
+            let left = call!(client, "PTTL", &key).int();
+            if key.starts_with(b"expires:") {
+                assert!((3_500_000..=3_600_000).contains(&left), "{left} ms");
+                assert_eq!(call!(client, "GET", &key).text(), "2");
+                expire += 1;
+            } else {
+                assert!(key.starts_with(b"stays:"), "{}", key.escape_ascii());
+                assert_eq!(left, -1);
+                stay += 1;
+            }
+        }
+    }
+    assert_eq!((expire, stay), (40, 40));
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub struct LogRules {
     pub pass_unknown: bool,
     /// Tell before each unit where in the log it stands ([`Out::place`](crate::resp::write::Out::place)).
     pub places: bool,
-    /// Every command goes through a script on the far side of a proxy: any with one key may be used, except scripts.
+    /// Every command goes through a script on the far side of a proxy: any with one key may be used, except scripts, and
+    /// PEXPIREAT with XX on servers that do not know it.
     pub guarded: bool,
 }
 
