@@ -328,6 +328,29 @@ fn a_destination_that_stays_away_is_given_up_in_time() {
     );
 }
 
+/// Whether they were applied nobody can tell any more.
+#[test]
+fn keys_whose_answers_are_lost_for_good_are_listed() {
+    for sample in [&*snapshot(), &log_of_increments(scaled(10_000))] {
+        let target = Target::server("redis-7.0");
+        let relay = Relay::start(target.port());
+        // So that there always is something on its way.
+        relay.delay(20, 20);
+        let (_dir, path) = place();
+        let rejects = path("rejects.csv");
+        let args = ["--rate", "5000", "--retry-for", "1s", "--rejects", &rejects];
+        let mut running = start(relay.port, &args, sample);
+        assert!(arrive(&mut running, &target.servers(), 100));
+        target.servers()[0].kill();
+        let run = running.end(Duration::from_secs(20));
+        assert_eq!(run.code, 4, "{}", run.stderr);
+        assert!(names(&run.stderr, &["not answered"]), "{}", run.stderr);
+        let mut lines = csv::Reader::from_path(&rejects).expect("the CSV");
+        let listed = lines.records().count();
+        assert!((1..=2 * 256).contains(&listed), "{listed} keys");
+    }
+}
+
 // Servers that refuse.
 
 /// Runs with a destination that refuses for a second in the middle, and from then on takes everything.

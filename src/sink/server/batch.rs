@@ -48,6 +48,12 @@ struct Logged {
     goes_on: bool,
 }
 
+impl Logged {
+    fn name(&self) -> Option<(u32, Vec<u8>)> {
+        Some((self.db, key_of(&self.payload.head(HEAD_BYTES))?))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
     #[default]
@@ -69,6 +75,8 @@ pub(super) struct LogLane {
     /// The number up to which commands are applied; not known after a broken connection.
     applied: Option<u64>,
     state: State,
+    /// Commands from the front of the queue that were on their way when their answer was lost.
+    in_doubt: usize,
     /// The script goes with its text.
     with_text: bool,
 }
@@ -79,10 +87,16 @@ impl LogLane {
     }
 
     /// Databases and keys of what is on its way.
-    pub(super) fn flight_keys(&self, most: usize) -> Vec<(u32, Vec<u8>)> {
-        let keys = self.flight.iter().take(most);
-        keys.filter_map(|one| Some((one.db, key_of(&one.payload.head(HEAD_BYTES))?)))
-            .collect()
+    pub(super) fn keys_on_their_way(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        self.flight.iter().filter_map(Logged::name)
+    }
+
+    /// Databases and keys of what waits again and may be applied already.
+    pub(super) fn keys_in_doubt(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        self.queue
+            .iter()
+            .take(self.in_doubt)
+            .filter_map(Logged::name)
     }
 
     /// Takes back what was on its way.
@@ -487,6 +501,7 @@ impl ServerSink<'_> {
         self.links[link].release();
         let lane = self.log_lane(item.lane);
         lane.applied = Some(applied);
+        lane.in_doubt = 0;
         lane.state = State::Idle;
         self.send_lane(item.lane, None)
     }
@@ -540,6 +555,7 @@ impl ServerSink<'_> {
         let lines = std::mem::take(&mut lane.lines);
         lane.state = State::Idle;
         lane.with_text = false;
+        lane.in_doubt = 0;
         let mut errors: Vec<(usize, String)> = Vec::new();
         if self.o.dialect == Dialect::Twemproxy && !self.o.at_least_once {
             for reply in &replies {
@@ -651,9 +667,7 @@ impl ServerSink<'_> {
                 self.counts.again += 1;
                 self.unknown_at = Some(Instant::now());
                 self.doubt_routes();
-                if self.o.at_least_once {
-                    self.doubt(item.lane)?;
-                }
+                self.doubt(item.lane)?;
                 self.links[link].release();
                 self.back_to_queue(item.lane);
                 self.pause_lane(link, item, &text)
@@ -744,10 +758,15 @@ impl ServerSink<'_> {
         self.later.push((until, Waiting { payload, item }));
     }
 
-    /// What is on its way over a broken connection may come twice.
+    /// The answer to what is on its way is lost. Without a record of what was applied it may be so twice.
     fn doubt(&mut self, id: u64) -> Result<()> {
+        let at_least_once = self.o.at_least_once;
         let lane = self.log_lane(id);
-        let keys = lane.flight_keys(usize::MAX);
+        lane.in_doubt = lane.in_doubt.max(lane.flight.len());
+        if !at_least_once {
+            return Ok(());
+        }
+        let keys: Vec<_> = lane.keys_on_their_way().collect();
         for (db, key) in keys {
             self.counts.doubtful += 1;
             (self.o.reject)(&Reject {
@@ -766,9 +785,8 @@ impl ServerSink<'_> {
     pub(super) fn unsent_batch(&mut self, item: Item, sent: bool) -> Result<()> {
         if item.kind == Kind::Batch && sent {
             self.counts.again += 1;
-            if self.o.at_least_once {
-                self.doubt(item.lane)?;
-            } else if self.o.dialect != Dialect::Twemproxy {
+            self.doubt(item.lane)?;
+            if self.o.dialect != Dialect::Twemproxy {
                 self.log_lane(item.lane).applied = None;
             }
         }

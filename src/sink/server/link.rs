@@ -210,13 +210,13 @@ impl Link {
         self.connection.is_some() && self.written > self.answered
     }
 
-    /// What was sent and is not answered.
+    /// What was sent, over this connection or over the one before, and is not answered.
     pub(super) fn sent_items(&self) -> impl Iterator<Item = Item> {
         let written = self.written;
         let sent = self
             .items
             .iter()
-            .take_while(move |item| item.start < written);
+            .filter(move |item| item.start < written || item.again);
         sent.filter(|item| !matches!(item.kind, Kind::Internal | Kind::Applied | Kind::Route(_)))
             .copied()
     }

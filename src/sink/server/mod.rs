@@ -458,18 +458,36 @@ impl<'a> ServerSink<'a> {
         let mut found = Vec::new();
         for link in &self.links {
             for item in link.sent_items() {
-                if found.len() == most {
-                    return found;
+                if found.len() >= most {
+                    break;
                 }
                 if item.kind == Kind::Batch {
                     if let Some(lane) = self.log_lanes.get(&item.lane) {
-                        found.extend(lane.flight_keys(most - found.len()));
+                        found.extend(lane.keys_on_their_way());
                     }
                 } else if let Some(key) = key_of(&link.head_of(&item, HEAD_BYTES)) {
                     found.push((item.db, key));
                 }
             }
         }
+        // What was on a connection that broke waits for the next one.
+        let waiting = self.later.iter().map(|(_, waiting)| waiting);
+        found.extend(
+            waiting
+                .filter(|waiting| waiting.item.again)
+                .filter_map(|waiting| {
+                    let key = key_of(&waiting.payload.head(HEAD_BYTES))?;
+                    Some((waiting.item.db, key))
+                })
+                .take(most.saturating_sub(found.len())),
+        );
+        for lane in self.log_lanes.values() {
+            found.extend(lane.keys_in_doubt());
+            if found.len() >= most {
+                break;
+            }
+        }
+        found.truncate(most);
         found
     }
 
