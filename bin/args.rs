@@ -429,13 +429,14 @@ pub struct TargetArgs {
     pub rate_bytes: Option<ByteRate>,
     /// How long connecting and the greeting may take
     ///
-    /// When it passes the run ends with exit code 4, unless the destination answered before: then --retry-for counts.
+    /// When it passes the run ends with exit code 4, unless the destination answered before: then --retry-for counts. The
+    /// answer to a command may take twelve times as long; then its connection is given up and opened again.
     #[arg(long, value_name = "DUR", default_value = "5s", value_parser = some_time)]
     pub timeout: Millis,
     /// How long to try again where the destination is away, loading or out of memory
     ///
     /// Counted from its last answer; between tries the pauses grow to 5 s. Only what may be sent twice without
-    /// changing anything, or what the destination itself guards against it, is sent again. 0 gives up at once.
+    /// changing anything, or what the destination itself guards against it, is sent again. 0 tries once more.
     #[arg(long, visible_alias = "retry", value_name = "DUR", default_value = "60s", value_parser = no_less_than_nothing)]
     pub retry_for: Millis,
     /// The timeout of twemproxy's configuration, after which it drops what it waits for

@@ -185,8 +185,7 @@ fn ending(
             }
             _ => {
                 exit = Exit::of(&error);
-                let next = outcome::next_step(&error, args.failures.on_error.into())
-                    .map_or(String::new(), |n| format!(" Next: {n}."));
+                let next = outcome::next(&error, args.failures.on_error.into());
                 // Errors of the system name the file themselves; it may be the output.
                 let name = match error.kind() {
                     ErrorKind::Io { .. } => String::new(),

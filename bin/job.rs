@@ -859,7 +859,11 @@ impl<'a> Job<'a> {
                 Rest::Until => return Ok(Go::Stop),
                 Rest::Failed(error) => return Err(error),
                 Rest::Dry(tail) => {
-                    if self.conversion.holds() && follower.is_last() {
+                    let waits = match &self.output {
+                        Output::File(..) => self.conversion.holds(),
+                        Output::Server(server) => server.keeper().holds,
+                    };
+                    if waits && follower.is_last() {
                         // What comes from now on comes in time.
                         self.settle();
                         self.log

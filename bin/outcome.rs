@@ -83,8 +83,13 @@ pub fn die_by_sigpipe() -> ! {
     std::process::exit(141)
 }
 
+/// What a person can do about an error, as a sentence that follows another one; empty where there is nothing.
+pub fn next(error: &Error, on_error: OnError) -> String {
+    next_step(error, on_error).map_or(String::new(), |step| format!(" Next: {step}."))
+}
+
 /// What a person can do about an error, where there is something.
-pub fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
+fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
     if on_error == OnError::Continue && Exit::of(error) == Exit::Corrupt {
         return Some("compare what was kept with what you expect before you use it");
     }

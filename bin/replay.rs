@@ -238,12 +238,13 @@ impl<'a> Run<'a> {
         let mut settings = self.settings(destination, was_empty)?;
         settings.mode = mode.unwrap_or(settings.mode);
         // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
-        if let Some(known) = known.as_ref().filter(|known| !known.done) {
+        let unfinished = known.as_ref().filter(|known| !known.done);
+        if let Some(known) = unfinished {
             settings.filter.now_ms = known.now_ms;
         }
         run::hold(&mut settings, &inputs, &args.logs)
             .map_err(|text| Early::Said(text, Exit::Usage))?;
-        if let Some(known) = known.as_ref().filter(|known| !known.done) {
+        if let Some(known) = unfinished {
             settings.transform.hold_until_ms = known.hold_until_ms.filter(|_| inputs.holds);
         }
         let is_proxy = destination.dialect == Dialect::Twemproxy;
@@ -299,46 +300,25 @@ impl<'a> Run<'a> {
             done: false,
             written_at: Timestamp::now(),
         };
-        let holds = settings.transform.hold_until_ms.is_some();
         let run_id = checkpoint.run.clone();
-        let keeper = Keeper::new(args.logs.checkpoint.as_deref(), checkpoint, holds);
+        let keeper = Keeper::new(args.logs.checkpoint.as_deref(), checkpoint, inputs.holds);
         // A checkpoint that cannot be written is found out before the first key is sent.
         if args.logs.checkpoint.is_some() && known.is_none() {
             lock_keeper(&keeper).save()?;
         }
-        let database = preflight::probe_writes(&self.endpoint, destination)?;
-        match (database, args.target.proxy_db) {
-            (Some(found), Some(wanted)) if found != wanted => {
-                return Err(Error::plain(ErrorKind::Unfit(format!(
-                    "{} was to write to database {wanted} of its servers, and keys land in database {found}: nutcracker \
-                     0.5.0 forgets its redis_db where redis_auth is set",
-                    self.endpoint.address
-                )))
-                .into());
-            }
-            (Some(found), _) if found > 0 => {
-                log.info(&format!("keys land in database {found} of its servers"));
-            }
-            _ => {}
-        }
-
-        let resume = known
-            .as_ref()
-            .filter(|known| !known.done)
-            .and_then(|known| known.place)
-            .map(|at| Place {
-                piece: at.piece,
-                in_log: at.in_log,
-                offset: at.offset,
-                db: at.db,
-                ..Place::default()
-            });
-        let resumed = known.as_ref().is_some_and(|known| !known.done);
+        self.try_writing(destination)?;
+        let resume = unfinished.and_then(|known| known.place).map(|at| Place {
+            piece: at.piece,
+            in_log: at.in_log,
+            offset: at.offset,
+            db: at.db,
+            ..Place::default()
+        });
+        let resumed = unfinished.is_some();
         let policy = self.policy();
         let ours = was_empty || policy == Policy::Replace;
-        let doubt_before = known
-            .as_ref()
-            .filter(|known| !known.done && !ours)
+        let doubt_before = unfinished
+            .filter(|_| !ours)
             .map(|known| (known.place.map_or(0, |at| at.piece), known.sent));
         let options = server::Options {
             endpoint: self.endpoint.clone(),
@@ -398,6 +378,26 @@ impl<'a> Run<'a> {
             server.tell = Some(self.original_lines());
         }
         Ok(self.send(settings, inputs, rejects, server, destination))
+    }
+
+    /// Whether the destination can be written to, and writes to where it shall.
+    fn try_writing(&self, destination: &Destination) -> Result<(), Error> {
+        let database = preflight::probe_writes(&self.endpoint, destination)?;
+        match (database, self.args.target.proxy_db) {
+            (Some(found), Some(wanted)) if found != wanted => {
+                return Err(Error::plain(ErrorKind::Unfit(format!(
+                    "{} was to write to database {wanted} of its servers, and keys land in database {found}: nutcracker \
+                     0.5.0 forgets its redis_db where redis_auth is set",
+                    self.endpoint.address
+                ))));
+            }
+            (Some(found), _) if found > 0 => {
+                self.log
+                    .info(&format!("keys land in database {found} of its servers"));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Whether a checkpoint is of this run. Errors: in what it differs.
@@ -606,8 +606,7 @@ impl<'a> Run<'a> {
             if let Some(error) = failed {
                 exit = signal.map_or(Exit::of(&error), Exit::Signal);
                 let name = summary.inputs.last().map_or("", |input| &input.name);
-                let next = outcome::next_step(&error, args.failures.on_error.into())
-                    .map_or(String::new(), |n| format!(" Next: {n}."));
+                let next = outcome::next(&error, args.failures.on_error.into());
                 log.failure(&format!(
                     "{name}: {}. Nothing was sent.{next}",
                     error.describe(args.manners.hide_keys)
@@ -825,8 +824,7 @@ impl Ending<'_> {
                 }
                 (kind, _) => {
                     exit = Exit::of(error);
-                    let next = outcome::next_step(error, args.failures.on_error.into())
-                        .map_or(String::new(), |n| format!(" Next: {n}."));
+                    let next = outcome::next(error, args.failures.on_error.into());
                     // Errors of the system and of servers name them themselves.
                     let name = match kind {
                         ErrorKind::Io { .. }

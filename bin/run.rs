@@ -144,8 +144,7 @@ pub fn not_opened(
         log.failure(&format!("{name}: interrupted; nothing was written"));
         return Exit::Signal(signal);
     }
-    let next =
-        outcome::next_step(error, on_error).map_or(String::new(), |n| format!(" Next: {n}."));
+    let next = outcome::next(error, on_error);
     // Errors of the system name the file themselves.
     let name = match error.kind() {
         ErrorKind::Io { .. } | ErrorKind::BadCheckpoint { .. } => String::new(),

@@ -20,7 +20,7 @@ use crate::filter::Verdict;
 use crate::input::Input;
 use crate::rdb::scan::{Along, FileInfo, Scanner, Span, Task, check_whole};
 use crate::rdb::{Format, Reader, Record, key_name, type_name};
-use crate::resp::write::{Block, Blocks, Out};
+use crate::resp::write::{Block, Blocks, Out, append_command};
 use crate::sink::Sink;
 use crate::tally::{Reject, Tally};
 use crate::value::{Templates, skip};
@@ -64,8 +64,6 @@ pub struct Progress {
     pub commands: AtomicU64,
     /// Bytes written.
     pub bytes_out: AtomicU64,
-    /// Keys of snapshots that a destination has acknowledged.
-    pub acknowledged: AtomicU64,
     /// Set to stop soon.
     pub stop: AtomicBool,
 }
@@ -505,8 +503,8 @@ impl Writer<'_> {
 }
 
 fn select(db: u64) -> Block {
-    let digits = db.to_string();
-    let buffer = format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()).into_bytes();
+    let mut buffer = Vec::new();
+    append_command(&mut buffer, &[b"SELECT", db.to_string().as_bytes()]);
     Block::Owned {
         used: buffer.len(),
         buffer,

@@ -51,6 +51,27 @@ pub struct Mark {
     commands: u64,
 }
 
+/// Appends a command to bytes that are no block.
+pub fn append_command(out: &mut Vec<u8>, args: &[&[u8]]) {
+    let mut digits = itoa::Buffer::new();
+    out.push(b'*');
+    out.extend_from_slice(digits.format(args.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for arg in args {
+        append_bulk(out, arg);
+    }
+}
+
+/// Appends a bulk string to bytes that are no block.
+pub fn append_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut digits = itoa::Buffer::new();
+    out.push(b'$');
+    out.extend_from_slice(digits.format(bytes.len()).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Values from this size on are not copied together with others.
 pub const LARGE: usize = 64 << 10;
 

@@ -20,6 +20,7 @@ use super::endpoint::{Address, Endpoint, Secret};
 use super::reply::{BadReply, Finder, Reply, Wrong, parse};
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
+use crate::resp::write::append_command;
 
 /// Bytes that are asked of the socket at once by [`Connection::call`].
 const READ_BYTES: usize = 64 << 10;
@@ -787,21 +788,6 @@ fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
-}
-
-fn append_command(out: &mut Vec<u8>, args: &[&[u8]]) {
-    let mut digits = itoa::Buffer::new();
-    let mut head = |out: &mut Vec<u8>, kind: u8, n: usize| {
-        out.push(kind);
-        out.extend_from_slice(digits.format(n).as_bytes());
-        out.extend_from_slice(b"\r\n");
-    };
-    head(out, b'*', args.len());
-    for arg in args {
-        head(out, b'$', arg.len());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 /// What a server said, for a message. Servers repeat what they do not understand, and that may be a password.

@@ -15,7 +15,6 @@ use super::answer::{Verdict, verdict};
 use super::link::{Answer, Item, Kind};
 use super::payload::Payload;
 use super::script::{GUARD, sha1};
-use super::snapshot::append_command;
 use super::{HEAD_BYTES, Raw, Seen, ServerSink, Waiting, key_of};
 use crate::command::encode::OnError;
 use crate::command::keys::{for_each_key, slot};
@@ -23,6 +22,7 @@ use crate::command::table::lookup;
 use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::parse::Args;
+use crate::resp::write::{append_bulk, append_command};
 use crate::server::reply::Reply;
 use crate::tally::Reject;
 
@@ -164,8 +164,7 @@ impl ServerSink<'_> {
             let seq = seq + i as u64;
             self.last_seq = self.last_seq.max(seq);
             let epoch = self.epochs.open();
-            self.queued += payload.len() as u64;
-            self.queued_commands += 1;
+            self.queued.add(&payload);
             let one = Logged {
                 argc: Args::of(&payload.head(32)).left(),
                 payload,
@@ -290,24 +289,12 @@ impl ServerSink<'_> {
             bytes += next.payload.len();
             args += next.argc;
             group = next.goes_on;
-            self.queued -= next.payload.len() as u64;
-            self.queued_commands -= 1;
+            self.queued.remove(&next.payload);
             lane.flight.push(next);
         }
         lane.state = State::Busy;
         let first = &lane.flight[0];
-        let mut item = Item {
-            start: 0,
-            end: 0,
-            answers: 1,
-            kind: Kind::Batch,
-            lane: id,
-            slot,
-            db: first.db,
-            epoch: first.epoch,
-            again: false,
-            since: None,
-        };
+        let mut item = Item::new(Kind::Batch, id, slot, first.db, first.epoch);
         lane.lines.clear();
         if self.o.at_least_once {
             // Only through a proxy that runs no scripts.
@@ -337,27 +324,19 @@ impl ServerSink<'_> {
         let args: u64 = lane.flight.iter().map(|one| one.argc + 2).sum();
         let mut out = format!("*{}\r\n", args + 5).into_bytes();
         let mut digits = itoa::Buffer::new();
-        let bulk = |out: &mut Vec<u8>, bytes: &[u8]| {
-            let mut len = itoa::Buffer::new();
-            out.push(b'$');
-            out.extend_from_slice(len.format(bytes.len()).as_bytes());
-            out.extend_from_slice(b"\r\n");
-            out.extend_from_slice(bytes);
-            out.extend_from_slice(b"\r\n");
-        };
         if lane.with_text {
-            bulk(&mut out, b"EVAL");
-            bulk(&mut out, GUARD.as_bytes());
+            append_bulk(&mut out, b"EVAL");
+            append_bulk(&mut out, GUARD.as_bytes());
         } else {
-            bulk(&mut out, b"EVALSHA");
-            bulk(&mut out, self.guard_sha.as_bytes());
+            append_bulk(&mut out, b"EVALSHA");
+            append_bulk(&mut out, self.guard_sha.as_bytes());
         }
-        bulk(&mut out, b"1");
-        bulk(&mut out, &key);
-        bulk(&mut out, record.as_bytes());
+        append_bulk(&mut out, b"1");
+        append_bulk(&mut out, &key);
+        append_bulk(&mut out, record.as_bytes());
         for one in &lane.flight {
-            bulk(&mut out, digits.format(one.seq).as_bytes());
-            bulk(&mut out, digits.format(one.argc).as_bytes());
+            append_bulk(&mut out, digits.format(one.seq).as_bytes());
+            append_bulk(&mut out, digits.format(one.argc).as_bytes());
             // Its arguments stand as they do in the command, behind the line that counts them.
             let mut first = true;
             for piece in one.payload.pieces() {
@@ -395,18 +374,13 @@ impl ServerSink<'_> {
             // A transaction that is given up leaves the database as it was: so it begins and ends in the same one.
             select(&mut small, 0);
             link.append(&small);
-            link.push(Item {
-                start: 0,
-                end: 0,
-                answers: 1,
-                kind: Kind::Internal,
-                lane: id,
-                slot: lane.slot,
-                db: 0,
-                epoch: lane.flight[0].epoch,
-                again: false,
-                since: None,
-            });
+            link.push(Item::new(
+                Kind::Internal,
+                id,
+                lane.slot,
+                0,
+                lane.flight[0].epoch,
+            ));
             link.selected = 0;
             small.clear();
         }
@@ -455,18 +429,7 @@ impl ServerSink<'_> {
         append_command(&mut bytes, &[b"GET", record.as_bytes()]);
         let lane = self.log_lanes.get_mut(&id).expect("it was there");
         lane.state = State::Busy;
-        let item = Item {
-            start: 0,
-            end: 0,
-            answers: 1,
-            kind: Kind::Applied,
-            lane: id,
-            slot: lane.slot,
-            db: 0,
-            epoch: lane.queue[0].epoch,
-            again: false,
-            since: None,
-        };
+        let item = Item::new(Kind::Applied, id, lane.slot, 0, lane.queue[0].epoch);
         self.send_over(link, item, Raw::Bytes(&bytes));
         Ok(())
     }
@@ -516,8 +479,7 @@ impl ServerSink<'_> {
             && next.seq <= applied
         {
             let one = lane.queue.pop_front().expect("it was there");
-            self.queued -= one.payload.len() as u64;
-            self.queued_commands -= 1;
+            self.queued.remove(&one.payload);
             self.counts.passed_over += 1;
             self.epochs.close(one.epoch);
         }
@@ -711,8 +673,7 @@ impl ServerSink<'_> {
             return;
         };
         for one in &lane.flight {
-            self.queued += one.payload.len() as u64;
-            self.queued_commands += 1;
+            self.queued.add(&one.payload);
         }
         lane.take_back();
     }
@@ -722,8 +683,7 @@ impl ServerSink<'_> {
         let now = Instant::now();
         let said = String::from_utf8_lossy(text).into_owned();
         self.last_error = format!("{}: {said}", self.links[link].name());
-        let since = *self.put_off_since.get_or_insert(now);
-        if now.saturating_duration_since(since) > self.o.retry_for {
+        if self.is_out_of_patience(now) {
             let head = self
                 .log_lanes
                 .get(&item.lane)
@@ -749,12 +709,12 @@ impl ServerSink<'_> {
 
     fn rest(&mut self, item: Item, until: Instant) {
         self.log_lane(item.lane).state = State::Paused;
-        self.queued_commands += 1;
         let item = Item {
             kind: Kind::Batch,
             ..item
         };
         let payload = Payload::Small(Vec::new());
+        self.queued.add(&payload);
         self.later.push((until, Waiting { payload, item }));
     }
 

@@ -17,8 +17,6 @@ pub struct Place {
     pub time_ms: Option<i64>,
     /// Keys of snapshots that were read before it, in this run.
     pub keys: u64,
-    /// Commands of logs that were read before it, in this run.
-    pub commands: u64,
     /// What the numbers of commands in this file are counted from.
     pub base: u64,
 }

@@ -42,6 +42,24 @@ pub(super) struct Item {
     pub(super) since: Option<Instant>,
 }
 
+impl Item {
+    /// An item of one answer, sent for the first time; its place in the stream is found when it is appended.
+    pub(super) fn new(kind: Kind, lane: u64, slot: u16, db: u32, epoch: u64) -> Item {
+        Item {
+            start: 0,
+            end: 0,
+            answers: 1,
+            kind,
+            lane,
+            slot,
+            db,
+            epoch,
+            again: false,
+            since: None,
+        }
+    }
+}
+
 /// What an item is, and with it what its right answer looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -23,7 +23,6 @@ mod script;
 mod snapshot;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
@@ -35,6 +34,7 @@ use self::link::{Item, Kind, Link};
 use self::payload::{Assembly, Payload};
 use super::Sink;
 use crate::command::encode::OnError;
+use crate::command::keys::slot;
 use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pipeline::Progress;
@@ -155,6 +155,25 @@ struct Waiting {
     item: Item,
 }
 
+/// How much waits in all lanes.
+#[derive(Debug, Default)]
+struct Queued {
+    bytes: u64,
+    commands: u64,
+}
+
+impl Queued {
+    fn add(&mut self, payload: &Payload) {
+        self.bytes += payload.len() as u64;
+        self.commands += 1;
+    }
+
+    fn remove(&mut self, payload: &Payload) {
+        self.bytes -= payload.len() as u64;
+        self.commands -= 1;
+    }
+}
+
 /// A command as it stands in a block, or as it was put together.
 enum Raw<'a> {
     Bytes(&'a [u8]),
@@ -196,8 +215,10 @@ pub struct ServerSink<'a> {
     o: Options<'a>,
     progress: &'a Progress,
     links: Vec<Link>,
-    /// The links of each master of a cluster, by its address.
+    /// The first link to each node of a cluster that was ever named, by its address.
     nodes: HashMap<(String, u16), usize>,
+    /// The first link to each node of the slot table.
+    masters: Vec<usize>,
     hasher: FixedState,
     // The stream of commands.
     parser: Parser,
@@ -229,11 +250,9 @@ pub struct ServerSink<'a> {
     open_group: usize,
     /// The next unit of the log is passed over: an earlier run had it acknowledged.
     passes_over: bool,
-    read_of_log: u64,
     // Both.
     later: Vec<(Instant, Waiting)>,
-    queued: u64,
-    queued_commands: u64,
+    queued: Queued,
     epochs: Epochs,
     saved: Instant,
     saved_place: Option<Place>,
@@ -265,6 +284,7 @@ impl<'a> ServerSink<'a> {
             progress,
             links: Vec::new(),
             nodes: HashMap::new(),
+            masters: Vec::new(),
             hasher: FixedState::default(),
             parser: Parser::new(false),
             assembly: Assembly::default(),
@@ -284,10 +304,8 @@ impl<'a> ServerSink<'a> {
             in_group: false,
             open_group: 0,
             passes_over: false,
-            read_of_log: 0,
             later: Vec::new(),
-            queued: 0,
-            queued_commands: 0,
+            queued: Queued::default(),
             epochs: Epochs::new(Place::default()),
             saved: Instant::now(),
             saved_place: None,
@@ -307,16 +325,11 @@ impl<'a> ServerSink<'a> {
             counts: Counts::default(),
             o: options,
         };
-        match sink.o.slots.clone() {
-            Some(slots) => {
-                for node in slots.nodes() {
-                    sink.node(&node.host, node.port);
-                }
-            }
-            None => {
-                for _ in 0..sink.o.connections.max(1) {
-                    sink.add_link(sink.o.endpoint.clone());
-                }
+        if sink.o.slots.is_some() {
+            sink.find_masters();
+        } else {
+            for _ in 0..sink.o.connections.max(1) {
+                sink.add_link(sink.o.endpoint.clone());
             }
         }
         let kills = sink.kills();
@@ -364,16 +377,35 @@ impl<'a> ServerSink<'a> {
         first
     }
 
+    /// Takes note of the nodes of a slot table that is new, or has changed.
+    fn find_masters(&mut self) {
+        let slots = self.o.slots.as_ref();
+        let nodes = slots.map_or(Vec::new(), |slots| slots.nodes().to_vec());
+        self.masters = nodes
+            .iter()
+            .map(|node| self.node(&node.host, node.port))
+            .collect();
+    }
+
     /// The link over which a lane's units go.
-    fn link_of(&mut self, lane: u64, slot: u16) -> usize {
+    #[inline]
+    fn link_of(&self, lane: u64, slot: u16) -> usize {
         match &self.o.slots {
             None => (lane % self.links.len() as u64) as usize,
             Some(slots) => {
                 // A slot that nobody has is asked for anywhere: the answer tells where it is, or to wait.
-                let node = slots.node(slot).unwrap_or(&slots.nodes()[0]);
-                let (host, port) = (node.host.clone(), node.port);
-                self.node(&host, port) + (lane % self.o.connections.max(1) as u64) as usize
+                let first = self.masters[slots.owner(slot).unwrap_or(0)];
+                first + (lane % self.o.connections.max(1) as u64) as usize
             }
+        }
+    }
+
+    /// The slot of a key, where slots matter.
+    #[inline]
+    fn slot_of(&self, key: &[u8]) -> u16 {
+        match self.o.slots {
+            Some(_) => slot(key),
+            None => 0,
         }
     }
 
@@ -443,7 +475,6 @@ impl<'a> ServerSink<'a> {
             offset,
             db,
             time_ms,
-            commands: self.read_of_log,
             ..place
         });
     }
@@ -538,13 +569,11 @@ impl<'a> ServerSink<'a> {
         let time_ms = number();
         self.at = offset as u64;
         self.index = 0;
-        self.read_of_log += 1;
         let before = *self.epochs.latest();
         let place = Place {
             offset: self.at,
             db: db as u64,
             time_ms,
-            commands: self.read_of_log - 1,
             ..before
         };
         self.passes_over = self.o.resume.is_some_and(|resume| {
@@ -693,9 +722,6 @@ impl Sink for ServerSink<'_> {
             keys,
             ..place
         });
-        self.progress
-            .acknowledged
-            .store(self.acknowledged().keys, Ordering::Relaxed);
         Ok(())
     }
 }

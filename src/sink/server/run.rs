@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::link::{Answer, Down, Item, Kind, Unsent};
+use super::link::{Answer, Down, Expect, Item, Kind, Unsent};
 use super::payload::Payload;
 use super::script::FORGET;
 use super::snapshot::ONE_NODE;
 use super::{QUEUED_BYTES, QUEUED_COMMANDS, SAVE_EVERY, ServerSink, Waiting};
-use crate::command::keys::slot;
 use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
+use crate::resp::write::append_command;
 use crate::server::connection::Connection;
 use crate::server::endpoint::Address;
 use crate::server::preflight::RUN_ID_SCRIPT;
@@ -39,7 +39,13 @@ impl ServerSink<'_> {
 
     /// Whether more waits in the lanes than may.
     pub(super) fn is_overfull(&self) -> bool {
-        self.queued > QUEUED_BYTES || self.queued_commands > QUEUED_COMMANDS
+        self.queued.bytes > QUEUED_BYTES || self.queued.commands > QUEUED_COMMANDS
+    }
+
+    /// The destination takes nothing at present. Whether that has been so for too long.
+    pub(super) fn is_out_of_patience(&mut self, now: Instant) -> bool {
+        let since = *self.put_off_since.get_or_insert(now);
+        now.saturating_duration_since(since) > self.o.retry_for
     }
 
     fn is_full(&self) -> bool {
@@ -149,9 +155,6 @@ impl ServerSink<'_> {
     fn save(&mut self, now: Instant) -> Result<()> {
         self.saved = now;
         let place = self.acknowledged();
-        self.progress
-            .acknowledged
-            .store(place.keys, std::sync::atomic::Ordering::Relaxed);
         if self.saved_place != Some(place) {
             self.saved_place = Some(place);
             (self.o.save)(&place)?;
@@ -279,19 +282,8 @@ impl ServerSink<'_> {
                 continue;
             }
             let mut bytes = Vec::new();
-            super::snapshot::append_command(&mut bytes, &[b"EVAL", RUN_ID_SCRIPT, b"1", &key]);
-            let item = Item {
-                start: 0,
-                end: 0,
-                answers: 1,
-                kind: Kind::Route(n as u16),
-                lane,
-                slot: 0,
-                db: 0,
-                epoch: self.epochs.open(),
-                again: false,
-                since: None,
-            };
+            append_command(&mut bytes, &[b"EVAL", RUN_ID_SCRIPT, b"1", &key]);
+            let item = Item::new(Kind::Route(n as u16), lane, 0, 0, self.epochs.open());
             self.lanes.insert(lane, Default::default());
             self.send_over(0, item, super::Raw::Bytes(&bytes));
         }
@@ -336,8 +328,7 @@ impl ServerSink<'_> {
         if self.o.dialect == Dialect::Twemproxy {
             self.unknown_at = Some(now);
         }
-        let since = *self.put_off_since.get_or_insert(now);
-        if now.saturating_duration_since(since) > self.o.retry_for {
+        if self.is_out_of_patience(now) {
             return Err(Error::plain(ErrorKind::Unreachable {
                 server: self.links[i].name(),
                 why: format!(
@@ -395,8 +386,7 @@ impl ServerSink<'_> {
                     until += self.zombie_time();
                 }
             }
-            self.queued += payload.len() as u64;
-            self.queued_commands += 1;
+            self.queued.add(&payload);
             self.later.push((until, Waiting { payload, item }));
         }
         Ok(())
@@ -422,8 +412,7 @@ impl ServerSink<'_> {
             false
         });
         for waiting in due {
-            self.queued -= waiting.payload.len() as u64;
-            self.queued_commands -= 1;
+            self.queued.remove(&waiting.payload);
             match waiting.item.kind {
                 Kind::Batch => self.log_lane_due(waiting.item.lane)?,
                 _ => self.send_waiting(waiting),
@@ -434,7 +423,7 @@ impl ServerSink<'_> {
 
     /// Opens connections that are due.
     fn open_links(&mut self, now: Instant) -> Result<()> {
-        let kills = self.o.dialect != Dialect::Twemproxy;
+        let kills = self.kills();
         for i in 0..self.links.len() {
             let Some(down) = self.links[i].down else {
                 continue;
@@ -450,10 +439,11 @@ impl ServerSink<'_> {
                     }
                 }
                 Err(error) => {
-                    if matches!(error.kind(), ErrorKind::Login { .. })
-                        || now.saturating_duration_since(down.since) > self.o.retry_for
-                    {
+                    if matches!(error.kind(), ErrorKind::Login { .. }) {
                         return Err(error);
+                    }
+                    if now.saturating_duration_since(down.since) > self.o.retry_for {
+                        return Err(self.given_up(error));
                     }
                     self.last_error = error.to_string();
                     let pause = Duration::from_millis(100 << down.attempts.min(6)).min(PAUSE);
@@ -471,6 +461,20 @@ impl ServerSink<'_> {
         Ok(())
     }
 
+    /// Why a run ends whose server did not come back.
+    fn given_up(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Unreachable { server, why } => Error::plain(ErrorKind::Unreachable {
+                server: server.clone(),
+                why: format!(
+                    "the connection was lost, and for {} s it could not be opened again: {why}",
+                    self.o.retry_for.as_secs()
+                ),
+            }),
+            _ => error,
+        }
+    }
+
     /// A node of the cluster is away: where another one has its slots now, what waits for it goes there.
     fn fail_over(&mut self, i: usize) -> Result<()> {
         let before = self.o.slots.clone();
@@ -480,13 +484,10 @@ impl ServerSink<'_> {
         }
         let unsent = self.links[i].fail();
         self.requeue(unsent)?;
-        let used = self.o.slots.as_ref().is_some_and(|slots| {
-            slots.nodes().iter().any(|node| {
-                self.nodes
-                    .get(&(node.host.clone(), node.port))
-                    .is_some_and(|first| (*first..*first + self.o.connections.max(1)).contains(&i))
-            })
-        });
+        let used = self
+            .masters
+            .iter()
+            .any(|first| (*first..*first + self.o.connections.max(1)).contains(&i));
         if !used {
             // It may never come back, and nobody waits for it.
             self.links[i].down = None;
@@ -526,6 +527,7 @@ impl ServerSink<'_> {
             };
             if slots.covers_all() {
                 self.o.slots = Some(slots);
+                self.find_masters();
                 return Ok(());
             }
         }
@@ -538,16 +540,13 @@ impl ServerSink<'_> {
         let Some(to) = redirect(text) else {
             return Err(self.refused(link, &item, &String::from_utf8_lossy(text)));
         };
-        if let Some(since) = self.put_off_since
-            && since.elapsed() > self.o.retry_for
-        {
+        if self.is_out_of_patience(Instant::now()) {
             return Err(self.refused(
                 link,
                 &item,
                 &format!("{}, again and again", String::from_utf8_lossy(text)),
             ));
         }
-        self.put_off_since.get_or_insert_with(Instant::now);
         // An empty host is the one that was asked.
         let host = if to.host.is_empty() {
             self.links[link].host()
@@ -567,6 +566,7 @@ impl ServerSink<'_> {
             });
         } else if let Some(slots) = &mut self.o.slots {
             slots.moved(to.slot, &host, to.port);
+            self.find_masters();
         }
         match item.kind {
             Kind::Batch => return self.batch_redirected(item, to.ask, target),
@@ -589,86 +589,70 @@ impl ServerSink<'_> {
 
     /// Removes the records of logs from a destination to which no later run will come back, as far as it can be reached.
     pub fn abandon(&mut self, representatives: &[Vec<u8>]) {
-        if self.o.dialect == Dialect::Twemproxy {
-            let hash = self.record_name();
-            if let (false, Ok(mut connection)) = (
-                self.log_lanes.is_empty(),
-                Connection::open(&self.o.endpoint),
-            ) {
-                for key in representatives {
-                    let args: [&[u8]; 5] = [b"EVAL", FORGET.as_bytes(), b"1", key, hash.as_bytes()];
-                    // What cannot be removed stays: it is of no harm to any other run.
-                    drop(connection.call(&args));
-                }
-            }
-            return;
-        }
-        let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
         let mut connections: HashMap<usize, Option<Connection>> = HashMap::new();
-        for lane in lanes {
-            let record = self.record_of(lane);
-            let slot = if self.o.slots.is_some() {
-                lane as u16
-            } else {
-                0
-            };
-            let link = self.link_of(lane, slot);
+        for (key, command) in self.removals(representatives) {
+            let link = self.link_of(self.lane_of(0, &key), self.slot_of(&key));
             let endpoint = &self.links[link].endpoint;
             let connection = connections
                 .entry(link)
                 .or_insert_with(|| Connection::open(endpoint).ok());
             if let Some(connection) = connection {
-                drop(connection.call(&[b"DEL", record.as_bytes()]));
+                let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+                // What cannot be removed stays: it is of no harm to any other run.
+                drop(connection.call(&args));
             }
         }
     }
 
     /// Removes the records of logs at the destination.
     fn forget(&mut self, representatives: &[Vec<u8>]) -> Result<()> {
-        if self.log_lanes.is_empty() {
-            return Ok(());
-        }
-        match self.o.dialect {
-            Dialect::Twemproxy => {
-                let hash = self.record_name();
-                for key in representatives {
-                    let mut bytes = Vec::new();
-                    super::snapshot::append_command(
-                        &mut bytes,
-                        &[b"EVAL", FORGET.as_bytes(), b"1", key, hash.as_bytes()],
-                    );
-                    self.helper(key, bytes)?;
-                }
-            }
-            _ => {
-                let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
-                for lane in lanes {
-                    let key = self.record_of(lane);
-                    let mut bytes = Vec::new();
-                    super::snapshot::append_command(&mut bytes, &[b"DEL", key.as_bytes()]);
-                    self.helper(key.as_bytes(), bytes)?;
-                }
-            }
+        for (key, command) in self.removals(representatives) {
+            let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            let mut bytes = Vec::new();
+            append_command(&mut bytes, &args);
+            self.helper(&key, bytes)?;
         }
         self.log_lanes.clear();
         self.drain()
     }
 
+    /// The commands that remove the records of logs, each behind the key that leads to its server.
+    fn removals(&mut self, representatives: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
+        if self.log_lanes.is_empty() {
+            return Vec::new();
+        }
+        if self.o.dialect == Dialect::Twemproxy {
+            let hash = self.record_name().into_bytes();
+            let words = |key: &Vec<u8>| {
+                let script = FORGET.as_bytes().to_vec();
+                vec![
+                    b"EVAL".to_vec(),
+                    script,
+                    b"1".to_vec(),
+                    key.clone(),
+                    hash.clone(),
+                ]
+            };
+            return representatives
+                .iter()
+                .map(|key| (key.clone(), words(key)))
+                .collect();
+        }
+        let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
+        lanes
+            .into_iter()
+            .map(|lane| {
+                let record = self.record_of(lane).into_bytes();
+                (record.clone(), vec![b"DEL".to_vec(), record])
+            })
+            .collect()
+    }
+
     /// Sends a command about a key of our own, in database 0.
     fn helper(&mut self, key: &[u8], bytes: Vec<u8>) -> Result<()> {
         let lane = self.lane_of(0, key);
-        let item = Item {
-            start: 0,
-            end: 0,
-            answers: 1,
-            kind: Kind::Plain(super::link::Expect::Int),
-            lane,
-            slot: if self.o.slots.is_some() { slot(key) } else { 0 },
-            db: 0,
-            epoch: self.epochs.open(),
-            again: false,
-            since: None,
-        };
+        let kind = Kind::Plain(Expect::Int);
+        let item = Item::new(kind, lane, self.slot_of(key), 0, self.epochs.open());
         debug_assert_ne!(item.slot, ONE_NODE);
         self.lanes.insert(lane, Default::default());
         self.send_waiting(Waiting {

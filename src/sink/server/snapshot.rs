@@ -10,11 +10,11 @@ use super::payload::Payload;
 use super::script::APPEND_IF;
 use super::{Group, HEAD_BYTES, Policy, Raw, Seen, ServerSink, Waiting, key_of};
 use crate::command::encode::OnError;
-use crate::command::keys::slot;
 use crate::command::table::lookup;
 use crate::command::target::Dialect;
 use crate::error::{Error, ErrorKind, Result};
 use crate::resp::parse::Args;
+use crate::resp::write::append_command;
 use crate::server::reply::Shape;
 use crate::tally::Reject;
 
@@ -75,7 +75,7 @@ impl ServerSink<'_> {
             }
             self.end_group_of_key();
         }
-        let slot = if self.o.slots.is_some() { slot(key) } else { 0 };
+        let slot = self.slot_of(key);
         let mut raw = raw;
         if self.o.dialect == Dialect::Twemproxy {
             self.check_forwarded(seen)?;
@@ -86,18 +86,7 @@ impl ServerSink<'_> {
             // What the proxy gives up on may still be applied later: only a script can tell.
             raw = Raw::Payload(Payload::Small(append_if(raw.into_payload(), before)));
         }
-        let item = Item {
-            start: 0,
-            end: 0,
-            answers: 1,
-            kind,
-            lane,
-            slot,
-            db,
-            epoch: self.epochs.open(),
-            again: false,
-            since: None,
-        };
+        let item = Item::new(kind, lane, slot, db, self.epochs.open());
         if let (b"DEL", Raw::Bytes(bytes)) = (seen.name, &raw)
             && self.o.dialect != Dialect::Twemproxy
         {
@@ -138,8 +127,7 @@ impl ServerSink<'_> {
         match self.lanes.entry(item.lane) {
             Entry::Occupied(mut busy) => {
                 let payload = raw.into_payload();
-                self.queued += payload.len() as u64;
-                self.queued_commands += 1;
+                self.queued.add(&payload);
                 busy.get_mut().push_back(Waiting { payload, item });
             }
             Entry::Vacant(free) => {
@@ -158,28 +146,25 @@ impl ServerSink<'_> {
 
     /// A command without a key: of a cluster every master gets it.
     pub(super) fn everywhere(&mut self, payload: Payload) -> Result<()> {
-        let targets: Vec<usize> = if self.o.slots.is_some() {
-            let mut firsts: Vec<usize> = self.nodes.values().copied().collect();
-            firsts.sort_unstable();
-            firsts
-        } else {
-            vec![0]
-        };
         self.drain()?;
+        let targets = match &self.o.slots {
+            // A master without slots has no keys that could use it; an old one may follow another by now.
+            Some(slots) => {
+                let masters = self.masters.iter().enumerate();
+                let holds = masters.filter(|(index, _)| slots.holds(*index) > 0);
+                holds.map(|(_, first)| *first).collect()
+            }
+            None => vec![0],
+        };
         let bytes = payload.into_vec();
         for target in targets {
-            let item = Item {
-                start: 0,
-                end: 0,
-                answers: 1,
-                kind: Kind::Plain(Expect::Any),
-                lane: u64::MAX - target as u64,
-                slot: ONE_NODE,
-                db: self.db,
-                epoch: self.epochs.open(),
-                again: false,
-                since: None,
-            };
+            let item = Item::new(
+                Kind::Plain(Expect::Any),
+                u64::MAX - target as u64,
+                ONE_NODE,
+                self.db,
+                self.epochs.open(),
+            );
             self.lanes.insert(item.lane, VecDeque::new());
             self.send_over(target, item, Raw::Bytes(&bytes));
         }
@@ -196,10 +181,9 @@ impl ServerSink<'_> {
         let link = &mut self.links[link];
         if item.db != link.selected && self.o.dialect == Dialect::Redis {
             let mut digits = itoa::Buffer::new();
-            let digits = digits.format(item.db);
-            link.append(
-                format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len()).as_bytes(),
-            );
+            let mut select = Vec::new();
+            append_command(&mut select, &[b"SELECT", digits.format(item.db).as_bytes()]);
+            link.append(&select);
             link.push(Item {
                 kind: Kind::Internal,
                 answers: 1,
@@ -229,7 +213,7 @@ impl ServerSink<'_> {
         self.counts.replies += u64::from(item.answers);
         match answer {
             Answer::Error(text, _) => return self.plain_failed(link, item, text),
-            Answer::Whole(_) => {}
+            Answer::Whole(_) => unreachable!("it is asked for batches and questions only"),
             Answer::Fine(shape, number) => {
                 let right = match item.kind {
                     Kind::Plain(Expect::Status) => shape == Shape::Status,
@@ -291,8 +275,7 @@ impl ServerSink<'_> {
         match busy.get_mut().pop_front() {
             None => drop(busy.remove()),
             Some(next) => {
-                self.queued -= next.payload.len() as u64;
-                self.queued_commands -= 1;
+                self.queued.remove(&next.payload);
                 self.send_waiting(next);
             }
         }
@@ -304,8 +287,7 @@ impl ServerSink<'_> {
             self.epochs.close(group.item.epoch);
         }
         for waiting in self.lanes.remove(&lane).unwrap_or_default() {
-            self.queued -= waiting.payload.len() as u64;
-            self.queued_commands -= 1;
+            self.queued.remove(&waiting.payload);
             self.epochs.close(waiting.item.epoch);
         }
         self.dead |= self.current == Some(lane);
@@ -354,18 +336,7 @@ impl ServerSink<'_> {
                         ..item
                     };
                     // Each is a key of its own from here on; the first one's lane is busy with what they came from.
-                    match self.lanes.entry(lane) {
-                        Entry::Occupied(mut busy) => {
-                            self.queued += bytes.len() as u64;
-                            self.queued_commands += 1;
-                            let payload = Payload::Small(bytes);
-                            busy.get_mut().push_front(Waiting { payload, item });
-                        }
-                        Entry::Vacant(free) => {
-                            free.insert(VecDeque::new());
-                            self.send(item, Raw::Bytes(&bytes));
-                        }
-                    }
+                    self.enter(item, Raw::Bytes(&bytes));
                 }
                 self.done(link, item);
                 Ok(())
@@ -527,8 +498,7 @@ impl ServerSink<'_> {
             self.links[link].name(),
             String::from_utf8_lossy(text)
         );
-        let since = *self.put_off_since.get_or_insert(now);
-        if now.saturating_duration_since(since) > self.o.retry_for {
+        if self.is_out_of_patience(now) {
             return Err(self.refused(
                 link,
                 &item,
@@ -545,8 +515,7 @@ impl ServerSink<'_> {
         // The first ones soon, later ones after a second.
         let pause = Duration::from_millis(20 * u64::from(self.put_off.min(50)));
         let until = now + wait.unwrap_or(pause);
-        self.queued += payload.len() as u64;
-        self.queued_commands += 1;
+        self.queued.add(&payload);
         self.later.push((until, Waiting { payload, item }));
         Ok(())
     }
@@ -644,19 +613,4 @@ pub(super) fn append_if(payload: Payload, before: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + APPEND_IF.len() + 64);
     append_command(&mut out, &all);
     out
-}
-
-/// Appends a command.
-pub(super) fn append_command(out: &mut Vec<u8>, args: &[&[u8]]) {
-    let mut digits = itoa::Buffer::new();
-    out.push(b'*');
-    out.extend_from_slice(digits.format(args.len()).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for arg in args {
-        out.push(b'$');
-        out.extend_from_slice(digits.format(arg.len()).as_bytes());
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
-    }
 }
