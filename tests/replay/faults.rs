@@ -11,7 +11,9 @@ use crate::support::cli::{Run, Running, replay, replay_at, replayed_at};
 use crate::support::client::{Client, Reply, call};
 use crate::support::cluster::Cluster;
 use crate::support::relay::Relay;
+use crate::support::resp::append_command;
 use crate::support::server::{Nutcracker, Server, free_port};
+use crate::support::text;
 
 const SMALL_WINDOW: &[&str] = &["--connections", "2", "--pipeline", "16"];
 
@@ -859,6 +861,39 @@ fn a_failover_that_waits_for_its_replica_loses_and_doubles_nothing() {
             call!(cluster.client(1), "ROLE").array()[0].clone().text() == "slave"
         });
         assert_whole_if_unsure(&run, 1, 1, sample, &target.servers());
+    }
+}
+
+/// The old master is a replica by then, and takes no library.
+#[test]
+fn a_library_of_a_log_goes_to_the_masters_that_there_are_after_a_failover() {
+    let cluster = Cluster::with_replicas("redis-7.0", 3, 1);
+    let library = "#!lua name=late\nredis.register_function('late', function() return 1 end)";
+    let mut log = Vec::new();
+    for i in 0..6_000 {
+        append_command(&mut log, &[b"SET", format!("k:{i}").as_bytes(), b"1"]);
+    }
+    append_command(&mut log, &[b"FUNCTION", b"LOAD", library.as_bytes()]);
+    let (_dir, path) = crate::support::log_file(&log);
+    let args = ["--rate", "1000", "--retry-for", "5s", text(&path)];
+    let mut running = Running::replay_at(cluster.ports()[0], &args);
+    let nodes: Vec<u16> = cluster.ports();
+    let keys = || {
+        let size = |port: &u16| call!(Client::connect(*port).expect("a node"), "DBSIZE").int();
+        nodes.iter().map(size).sum::<i64>()
+    };
+    assert!(running.until(|| keys() > 500));
+    crate::support::cluster::until(Duration::from_secs(30), || {
+        // It fails where replica and master are not in touch yet.
+        let _ = cluster.client(4).try_call(&[b"CLUSTER", b"FAILOVER"]);
+        std::thread::sleep(Duration::from_millis(500));
+        call!(cluster.client(4), "ROLE").array()[0].clone().text() == "master"
+    });
+    let run = running.end(Duration::from_secs(60));
+    assert!(matches!(run.code, 0 | 1), "{}", run.stderr);
+    for i in [0, 4, 2] {
+        let found = call!(cluster.client(i), "FUNCTION", "LIST", "LIBRARYNAME", "late");
+        assert_eq!(found.array().len(), 1, "node {i}: {}", run.stderr);
     }
 }
 

@@ -222,10 +222,7 @@ impl ServerSink<'_> {
         let _ = for_each_key(spec, Args::of(bytes), |_, key| {
             first.get_or_insert_with(|| key.to_vec());
         });
-        first.or_else(|| {
-            let keyless = matches!(spec.name, "FUNCTION" | "SCRIPT");
-            seen.key.filter(|_| !keyless).map(<[u8]>::to_vec)
-        })
+        first.or_else(|| seen.key.map(<[u8]>::to_vec))
     }
 
     /// A lane's pause is over.

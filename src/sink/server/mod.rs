@@ -688,11 +688,17 @@ fn key_of(head: &[u8]) -> Option<Vec<u8>> {
     key_behind(name, &mut args).map(<[u8]>::to_vec)
 }
 
+/// Whether a command of a snapshot or of a log is about no key.
+fn is_keyless(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"FUNCTION") || name.eq_ignore_ascii_case(b"SCRIPT")
+}
+
 /// The first key behind a command's name: in most the next argument, in a few the one behind a subcommand, in scripts
 /// the one behind the text and the count.
 #[inline]
 fn key_behind<'a>(name: &[u8], args: &mut Args<'a>) -> Option<&'a [u8]> {
     match name.len() {
+        6 | 8 if is_keyless(name) => None,
         4 | 7 if name.eq_ignore_ascii_case(b"EVAL") || name.eq_ignore_ascii_case(b"EVALSHA") => {
             args.nth(2)
         }

@@ -25,6 +25,8 @@ const STEP: Duration = Duration::from_millis(100);
 /// After a proxy gave up on a server it is asked so often, and at these intervals, where keys lead to.
 const ROUTE_CHECKS: u32 = 6;
 const ROUTES_EVERY: Duration = Duration::from_millis(300);
+/// Between two looks at the slots of a cluster.
+const SLOTS_EVERY: Duration = Duration::from_millis(200);
 /// The longest pause between two tries to open a connection.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -434,8 +436,8 @@ impl ServerSink<'_> {
             match self.links[i].open(kills) {
                 Ok(()) => {
                     // Slots may have moved while it was away.
-                    if self.o.slots.is_some() && down.attempts > 0 {
-                        self.refresh_slots()?;
+                    if down.attempts > 0 {
+                        self.refresh_slots(i);
                     }
                 }
                 Err(error) => {
@@ -478,7 +480,7 @@ impl ServerSink<'_> {
     /// A node of the cluster is away: where another one has its slots now, what waits for it goes there.
     fn fail_over(&mut self, i: usize) -> Result<()> {
         let before = self.o.slots.clone();
-        self.refresh_slots()?;
+        self.refresh_slots(0);
         if before == self.o.slots {
             return Ok(());
         }
@@ -496,21 +498,20 @@ impl ServerSink<'_> {
         Ok(())
     }
 
-    /// Asks the cluster where its slots are. What cannot be found out now is asked again later.
-    fn refresh_slots(&mut self) -> Result<()> {
+    /// Asks the cluster where its slots are, the node behind `first` before all others, and no more than five times a
+    /// second. What cannot be found out now is asked again later.
+    pub(super) fn refresh_slots(&mut self, first: usize) {
         let now = Instant::now();
-        if self
+        let again = self
             .slots_asked
-            .is_some_and(|asked| now.saturating_duration_since(asked) < Duration::from_millis(200))
-        {
-            return Ok(());
+            .is_some_and(|asked| now.saturating_duration_since(asked) < SLOTS_EVERY);
+        if self.o.slots.is_none() || again {
+            return;
         }
         self.slots_asked = Some(now);
-        let mut endpoints: Vec<_> = self
-            .links
-            .iter()
-            .map(|link| link.endpoint.clone())
-            .collect();
+        let (before, from) = self.links.split_at(first);
+        let links = from.iter().chain(before);
+        let mut endpoints: Vec<_> = links.map(|link| link.endpoint.clone()).collect();
         endpoints.dedup_by_key(|endpoint| endpoint.address.to_string());
         for endpoint in endpoints {
             let Ok(mut connection) = Connection::open(&endpoint) else {
@@ -528,10 +529,9 @@ impl ServerSink<'_> {
             if slots.covers_all() {
                 self.o.slots = Some(slots);
                 self.find_masters();
-                return Ok(());
+                return;
             }
         }
-        Ok(())
     }
 
     /// A node said that another one has the slot.
@@ -567,6 +567,8 @@ impl ServerSink<'_> {
         } else if let Some(slots) = &mut self.o.slots {
             slots.moved(to.slot, &host, to.port);
             self.find_masters();
+            // Seldom is it one slot alone.
+            self.refresh_slots(first);
         }
         match item.kind {
             Kind::Batch => return self.batch_redirected(item, to.ask, target),

@@ -26,10 +26,7 @@ pub(super) const ONE_NODE: u16 = u16::MAX;
 
 impl ServerSink<'_> {
     pub(super) fn snapshot_command(&mut self, seen: &Seen<'_>, raw: Raw<'_>) -> Result<()> {
-        let Some(key) = seen
-            .key
-            .filter(|_| !matches!(seen.name, b"FUNCTION" | b"SCRIPT"))
-        else {
+        let Some(key) = seen.key else {
             return self.everywhere(raw.into_payload());
         };
         let db = self.db;
@@ -147,8 +144,11 @@ impl ServerSink<'_> {
     /// A command without a key: of a cluster every master gets it.
     pub(super) fn everywhere(&mut self, payload: Payload) -> Result<()> {
         self.drain()?;
+        // A table that is not the latest may lead to a node that follows another by now, and takes nothing.
+        self.slots_asked = None;
+        self.refresh_slots(0);
         let targets = match &self.o.slots {
-            // A master without slots has no keys that could use it; an old one may follow another by now.
+            // A master without slots has no keys that could use it.
             Some(slots) => {
                 let masters = self.masters.iter().enumerate();
                 let holds = masters.filter(|(index, _)| slots.holds(*index) > 0);
