@@ -31,6 +31,7 @@ pub mod input;
 pub mod pipeline;
 pub mod rdb;
 pub mod replay;
+pub mod replica;
 pub mod resp;
 pub mod server;
 pub mod sink;
