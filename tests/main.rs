@@ -15,6 +15,7 @@ mod harness;
 mod manifest;
 mod preflight;
 mod replay;
+mod replica;
 mod rewriting;
 mod selecting;
 mod support;
