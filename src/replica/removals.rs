@@ -733,13 +733,24 @@ impl Aim<'_> {
     }
 }
 
+/// Hashes of names that nobody can foresee.
+#[derive(Debug, Default)]
+pub(super) struct NameHash(RandomState, RandomState);
+
+impl NameHash {
+    /// Two names have the same one by a chance that need not be reckoned with.
+    pub(super) fn of(&self, name: &[u8]) -> u128 {
+        u128::from(self.0.hash_one(name)) << 64 | u128::from(self.1.hash_one(name))
+    }
+}
+
 /// A key of either side: where it is compared, and its place in the log, or 0 for a key of the new snapshot. So those
 /// come first among equals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Mark {
-    db: u64,
-    hash: u128,
-    place: u64,
+pub(super) struct Mark {
+    pub(super) db: u64,
+    pub(super) hash: u128,
+    pub(super) place: u64,
 }
 
 impl Mark {
@@ -780,10 +791,7 @@ fn compare(
     progress: &Progress,
     mut each: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<u64> {
-    let hashers = (RandomState::new(), RandomState::new());
-    let hash = |name: &[u8]| {
-        u128::from(hashers.0.hash_one(name)) << 64 | u128::from(hashers.1.hash_one(name))
-    };
+    let names = NameHash::default();
     let mut room = Vec::new();
     let mut sorter = Sorter::new(limits);
     if let Some(snapshot) = snapshot {
@@ -792,7 +800,7 @@ fn compare(
             match aim.at(db, key, None, &mut room) {
                 Some((db, name)) => sorter.add(Mark {
                     db,
-                    hash: hash(name),
+                    hash: names.of(name),
                     place: 0,
                 }),
                 None => Ok(()),
@@ -816,7 +824,7 @@ fn compare(
                 match aim.at(db, key, Some(seen), &mut room) {
                     Some((db, name)) => sorter.add(Mark {
                         db,
-                        hash: hash(name),
+                        hash: names.of(name),
                         place,
                     }),
                     None => Ok(()),
@@ -837,15 +845,12 @@ fn compare(
             why,
         ));
     }
-    let (mut gone, mut last) = (0, None);
-    sorter.finish(|mark| {
+    let mut gone = 0;
+    let mut sorted = sorter.finish()?;
+    while let Some(mark) = sorted.next()? {
         progress.check_stop()?;
-        if last.is_some_and(|last: Mark| last.is_same_key(&mark)) {
-            return Ok(());
-        }
-        last = Some(mark);
         if mark.place == 0 {
-            return Ok(());
+            continue;
         }
         let mut c = Cursor::new(whole, 0);
         c.seek(mark.place as usize);
@@ -860,13 +865,12 @@ fn compare(
             };
             each(mark.db, name)?;
         }
-        Ok(())
-    })?;
+    }
     Ok(gone)
 }
 
 /// Sorts any number of marks: in memory or, where they are more than that holds, by runs in a temporary file.
-struct Sorter {
+pub(super) struct Sorter {
     most: usize,
     held: Vec<Mark>,
     file: Option<File>,
@@ -889,7 +893,8 @@ fn spool_failed(e: io::Error) -> Error {
 }
 
 impl Sorter {
-    fn new(limits: Limits) -> Sorter {
+    /// An empty one.
+    pub(super) fn new(limits: Limits) -> Sorter {
         Sorter {
             most: (limits.memory_bytes / Mark::BYTES).max(2),
             held: Vec::new(),
@@ -898,7 +903,8 @@ impl Sorter {
         }
     }
 
-    fn add(&mut self, mark: Mark) -> Result<()> {
+    /// Adds one, in any order.
+    pub(super) fn add(&mut self, mark: Mark) -> Result<()> {
         self.held.push(mark);
         if self.held.len() < self.most {
             return Ok(());
@@ -945,35 +951,76 @@ impl Sorter {
         Ok(())
     }
 
-    /// Gives all marks in order; of several for one key at least the first.
-    fn finish(mut self, mut each: impl FnMut(Mark) -> Result<()>) -> Result<()> {
+    /// Ends the adding: all marks come in order now, of several for one key at least the first.
+    pub(super) fn finish(mut self) -> Result<Sorted> {
         self.sort();
+        let mut sorted = Sorted {
+            held: Vec::new().into_iter(),
+            file: None,
+            runs: Vec::new(),
+            heap: BinaryHeap::new(),
+            at_once: 0,
+            last: None,
+        };
         if self.runs.is_empty() {
-            return self.held.into_iter().try_for_each(each);
+            sorted.held = self.held.into_iter();
+            return Ok(sorted);
         }
         self.spill()?;
         // The memory is the runs' from here on.
-        let most = self.most;
-        drop(std::mem::take(&mut self.held));
-        let Some(file) = self.file else {
-            return Ok(());
+        drop(self.held);
+        let marks = (self.most / self.runs.len()).clamp(1, FRAME_BYTES / Mark::BYTES);
+        sorted.at_once = marks * Mark::BYTES;
+        if let Some(file) = &self.file {
+            for (i, run) in self.runs.iter_mut().enumerate() {
+                if let Some(mark) = run.next(file, sorted.at_once)? {
+                    sorted.heap.push(Reverse((mark, i)));
+                }
+            }
+        }
+        (sorted.file, sorted.runs) = (self.file, self.runs);
+        Ok(sorted)
+    }
+}
+
+/// Marks in order, the first of each key.
+pub(super) struct Sorted {
+    held: std::vec::IntoIter<Mark>,
+    file: Option<File>,
+    runs: Vec<Run>,
+    heap: BinaryHeap<Reverse<(Mark, usize)>>,
+    at_once: usize,
+    last: Option<Mark>,
+}
+
+impl Sorted {
+    /// The next one.
+    pub(super) fn next(&mut self) -> Result<Option<Mark>> {
+        loop {
+            let mark = match self.held.next() {
+                Some(mark) => Some(mark),
+                None => self.merge()?,
+            };
+            let Some(mark) = mark else {
+                return Ok(None);
+            };
+            if !self.last.is_some_and(|last| last.is_same_key(&mark)) {
+                self.last = Some(mark);
+                return Ok(Some(mark));
+            }
+        }
+    }
+
+    fn merge(&mut self) -> Result<Option<Mark>> {
+        let (Some(file), Some(mut top)) = (&self.file, self.heap.peek_mut()) else {
+            return Ok(None);
         };
-        let at_once = (most / self.runs.len()).clamp(1, FRAME_BYTES / Mark::BYTES) * Mark::BYTES;
-        let mut heap = BinaryHeap::new();
-        for (i, run) in self.runs.iter_mut().enumerate() {
-            if let Some(mark) = run.next(&file, at_once)? {
-                heap.push(Reverse((mark, i)));
-            }
+        let Reverse((mark, i)) = *top;
+        match self.runs[i].next(file, self.at_once)? {
+            Some(next) => *top = Reverse((next, i)),
+            None => drop(PeekMut::pop(top)),
         }
-        while let Some(mut top) = heap.peek_mut() {
-            let Reverse((mark, i)) = *top;
-            match self.runs[i].next(&file, at_once)? {
-                Some(next) => *top = Reverse((next, i)),
-                None => drop(PeekMut::pop(top)),
-            }
-            each(mark)?;
-        }
-        Ok(())
+        Ok(Some(mark))
     }
 }
 
