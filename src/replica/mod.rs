@@ -13,6 +13,7 @@ mod handshake;
 pub mod receive;
 pub mod removals;
 pub mod scan;
+pub mod source;
 pub mod spool;
 pub mod stream;
 pub mod transfer;

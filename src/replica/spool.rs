@@ -518,6 +518,13 @@ impl Spool {
         self.save(&mut inner)
     }
 
+    /// Notes that the snapshot is there, of so many bytes, made by another way than replication.
+    pub fn set_snapshot(&self, bytes: u64) -> Result<()> {
+        let mut inner = self.lock();
+        inner.state.snapshot_bytes = Some(bytes);
+        self.save(&mut inner)
+    }
+
     /// Notes that the migration was ended in order.
     pub fn set_done(&self) -> Result<()> {
         let mut inner = self.lock();

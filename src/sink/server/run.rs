@@ -69,7 +69,8 @@ impl ServerSink<'_> {
         Ok(())
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether everything is acknowledged.
+    pub fn is_idle(&self) -> bool {
         self.lanes.is_empty()
             && self.later.is_empty()
             && self.log_lanes.values().all(|lane| lane.is_idle())
