@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{follows_by_itself, rests};
+use super::acknowledged;
 use crate::support::client::call;
 use crate::support::data::{DataSet, differences_left};
+use crate::support::load::SHORT;
 use crate::support::load::{Load, Mix, Renewal};
 use crate::support::relay::Relay;
 use crate::support::server::{Server, available};
@@ -36,8 +37,8 @@ fn a_replica_has_what_the_load_has_written(name: &str, field_ttl: bool) {
     load.does(5000);
     let (done, errors) = load.stop();
     println!("{name}: {done} commands, refused: {errors:?}");
-    follows_by_itself(&source);
-    rests(&source);
+    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
+    std::thread::sleep(SHORT);
     let slack = if name == "redis-6.2" { 1500 } else { 0 };
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(5), slack, &[&source], got);
@@ -87,8 +88,8 @@ fn a_replica_behind_a_relay_that_takes_the_mark_apart_has_everything() {
     }
     load.stop();
     renewal.keep();
-    follows_by_itself(&source);
-    rests(&source);
+    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
+    std::thread::sleep(SHORT);
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(10), 0, &[&source], got);
     assert_eq!(left, Vec::<String>::new());

@@ -152,7 +152,7 @@ impl DataSet {
 
     /// Leaves out what servers do not tell their own replicas: how many entries a group has read (7.0), and consumers
     /// that came into being by asking and got nothing (valkey 9.1).
-    fn forget_what_no_replica_hears_of(&mut self) {
+    pub(crate) fn forget_what_no_replica_hears_of(&mut self) {
         for record in self.dbs.values_mut().flat_map(BTreeMap::values_mut) {
             let Value::Stream(stream) = &mut record.value else {
                 continue;
@@ -164,7 +164,8 @@ impl DataSet {
         }
     }
 
-    /// Makes the ends of keys and fields in the other the same where they lie no further apart than this.
+    /// Makes the ends of keys in the other the same where they lie no further apart than this, and forgets what of it
+    /// this one's server does not know.
     fn meet(&self, other: &mut DataSet, slack_ms: i64) {
         let near = |a: Option<i64>, b: &mut Option<i64>| {
             if let (Some(a), Some(at)) = (a, b.as_mut())
@@ -175,8 +176,13 @@ impl DataSet {
         };
         for (db, keys) in &self.dbs {
             for (key, record) in keys {
-                if let Some(got) = other.dbs.get_mut(db).and_then(|keys| keys.get_mut(key)) {
-                    near(record.expires_at_ms, &mut got.expires_at_ms);
+                let Some(got) = other.dbs.get_mut(db).and_then(|keys| keys.get_mut(key)) else {
+                    continue;
+                };
+                near(record.expires_at_ms, &mut got.expires_at_ms);
+                // A server below 7.0 counts nothing that a later one could be asked for.
+                if let (Value::Stream(want), Value::Stream(got)) = (&record.value, &mut got.value) {
+                    got.extras.retain(|name, _| want.extras.contains_key(name));
                 }
             }
         }
