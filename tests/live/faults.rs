@@ -105,6 +105,50 @@ fn a_replica_takes_the_place_of_the_master() {
     live.terminate();
 }
 
+/// As above, but the heir had not heard all of it, so that whoever listened knows more than there is now.
+#[test]
+fn a_replica_that_was_behind_takes_the_place_of_the_master() {
+    let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let heir = source("redis-7.0", &[]);
+    let behind = Relay::start(master.port);
+    call!(
+        heir.client(),
+        "REPLICAOF",
+        "127.0.0.1",
+        behind.port.to_string()
+    );
+    until(SOON, || {
+        call!(heir.client(), "INFO", "replication")
+            .text()
+            .contains("master_link_status:up")
+    });
+    fill(&master, 1000);
+    let relay = Relay::start(master.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    until(SOON, || call!(heir.client(), "DBSIZE").int() >= 1000);
+    behind.stop();
+    let load = Load::mixed(&master, Mix::wide());
+    load.does(1000);
+    load.stop();
+    until(SOON, || target.keys() > 1000);
+    relay.lead_to(heir.port);
+    master.kill();
+    call!(heir.client(), "REPLICAOF", "NO", "ONE");
+    let load = Load::mixed(
+        &heir,
+        Mix {
+            seed: 2,
+            ..Mix::wide()
+        },
+    );
+    load.does(500);
+    load.stop();
+    until(SOON, || acknowledged(&heir, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &heir, &target);
+    live.terminate();
+}
+
 /// The source is itself a replica, and becomes a master of its own: the stream goes on under another name.
 #[test]
 fn a_source_that_is_a_replica_is_promoted() {
@@ -286,7 +330,14 @@ fn a_link_that_hangs_is_noticed() {
     until(SOON, || {
         info(&source, "replication", "connected_slaves") == 0
     });
-    fill(&source, 300);
+    for i in 0..300 {
+        call!(
+            source.client(),
+            "RPUSH",
+            format!("meanwhile:{}", i % 7),
+            i.to_string()
+        );
+    }
     relay.go_on();
     until(SOON, || {
         info(&source, "replication", "connected_slaves") == 1

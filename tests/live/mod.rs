@@ -23,7 +23,7 @@ use crate::replay::Target;
 use crate::support::cli::{code, program, wait};
 use crate::support::client::call;
 use crate::support::data::differences_left;
-use crate::support::load::SHORT;
+use crate::support::load::rest;
 use crate::support::resp::append_command;
 use crate::support::server::Server;
 use crate::support::text;
@@ -372,7 +372,7 @@ fn ends_equal_within(live: &mut Live, source: &Server, target: &Target, slack_ms
 
 /// Both sides become equal, whether the run goes on or has ended.
 fn is_equal(live: &Live, source: &Server, target: &Target, slack_ms: i64) {
-    std::thread::sleep(SHORT);
+    rest();
     let left = differences_left(SOON, slack_ms, &[source], || target.data());
     let said = match &live.run {
         Some(_) => live.said(),

@@ -5,8 +5,7 @@ use std::time::Duration;
 use super::acknowledged;
 use crate::support::client::call;
 use crate::support::data::{DataSet, differences_left};
-use crate::support::load::SHORT;
-use crate::support::load::{Load, Mix, Renewal};
+use crate::support::load::{Load, Mix, Renewal, rest};
 use crate::support::relay::Relay;
 use crate::support::server::{Server, available};
 
@@ -38,7 +37,7 @@ fn a_replica_has_what_the_load_has_written(name: &str, field_ttl: bool) {
     let (done, errors) = load.stop();
     println!("{name}: {done} commands, refused: {errors:?}");
     acknowledged(&source, Duration::from_secs(2)).expect("its offset");
-    std::thread::sleep(SHORT);
+    rest();
     let slack = if name == "redis-6.2" { 1500 } else { 0 };
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(5), slack, &[&source], got);
@@ -89,7 +88,7 @@ fn a_replica_behind_a_relay_that_takes_the_mark_apart_has_everything() {
     load.stop();
     renewal.keep();
     acknowledged(&source, Duration::from_secs(2)).expect("its offset");
-    std::thread::sleep(SHORT);
+    rest();
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(10), 0, &[&source], got);
     assert_eq!(left, Vec::<String>::new());

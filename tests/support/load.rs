@@ -1,5 +1,6 @@
 //! Clients that write to a server as long as a test wants: a mix of everything, floods, and keys kept alive.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -47,9 +48,8 @@ impl Mix {
     }
 }
 
-/// The longest of the short lives that the mix gives to keys and fields. When a load has rested for longer, what is left
-/// stays.
-pub(crate) const SHORT: Duration = Duration::from_millis(5000);
+/// The longest of the short lives that the mix gives to keys and fields.
+const SHORT: Duration = Duration::from_millis(5000);
 
 /// Patterns of commands by type, parted by `|`: `K` is a key of the pattern's type, `J` another one, `N` a small
 /// number, `V` a short text, `S` milliseconds of a short life, `L` seconds of a long one, `I` an id that the stream has
@@ -197,6 +197,20 @@ impl Load {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+        STOPPED.set(Some(Instant::now()));
+    }
+}
+
+thread_local! {
+    /// When the last load of this test has ended.
+    static STOPPED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Waits until the short lives are over that loads of this test have given, so that what is left stays while it is
+/// compared.
+pub(crate) fn rest() {
+    if let Some(stopped) = STOPPED.get() {
+        std::thread::sleep((SHORT + Duration::from_millis(200)).saturating_sub(stopped.elapsed()));
     }
 }
 
@@ -412,22 +426,39 @@ pub(crate) struct Renewal {
     lost: Arc<Mutex<Vec<String>>>,
     thread: Option<JoinHandle<()>>,
     count: usize,
+    fields: bool,
     port: u16,
 }
 
 impl Renewal {
     /// Writes so many keys and begins to renew them.
     pub(crate) fn start(server: &Server, count: usize) -> Renewal {
+        Renewal::of(server, count, false)
+    }
+
+    /// Hashes that stay, with a field `f` each that has a short life.
+    pub(crate) fn of_fields(server: &Server, count: usize) -> Renewal {
+        Renewal::of(server, count, true)
+    }
+
+    fn of(server: &Server, count: usize, fields: bool) -> Renewal {
         let mut client = server.client();
         for i in 0..count {
             let (key, value) = (renewed(i), i.to_string());
-            match i % 4 {
-                0 => call!(client, "SET", key, value),
-                1 => call!(client, "RPUSH", key, value, "b"),
-                2 => call!(client, "HSET", key, "f", value),
-                _ => call!(client, "ZADD", key, value, "m"),
-            };
-            call!(client, "PEXPIRE", key, life_ms(i).to_string());
+            if fields {
+                call!(client, "HSET", key, "f", value, "stays", value);
+            } else {
+                match i % 4 {
+                    0 => call!(client, "SET", key, value),
+                    1 => call!(client, "RPUSH", key, value, "b"),
+                    2 => call!(client, "HSET", key, "f", value),
+                    _ => call!(client, "ZADD", key, value, "m"),
+                };
+            }
+            let mut bytes = Vec::new();
+            renew(&mut bytes, i, &life_ms(i).to_string(), fields);
+            client.try_send(&bytes).expect("room in the socket");
+            client.read_reply().expect("an answer");
         }
         let ended = Arc::new(AtomicBool::new(false));
         let lost = Arc::new(Mutex::new(Vec::new()));
@@ -436,15 +467,12 @@ impl Renewal {
             while !end.load(Ordering::SeqCst) {
                 let mut bytes = Vec::new();
                 for i in 0..count {
-                    let (key, life) = (renewed(i), life_ms(i).to_string());
-                    super::resp::append_command(
-                        &mut bytes,
-                        &[b"PEXPIRE", key.as_bytes(), life.as_bytes()],
-                    );
+                    renew(&mut bytes, i, &life_ms(i).to_string(), fields);
                 }
                 client.try_send(&bytes).expect("room in the socket");
                 for i in 0..count {
-                    if client.read_reply().expect("an answer").int() == 0 {
+                    let answer = client.read_reply().expect("an answer");
+                    if ![Reply::Int(1), Reply::Array(Some(vec![Reply::Int(1)]))].contains(&answer) {
                         gone.lock().expect("no other panic").push(renewed(i));
                     }
                 }
@@ -456,6 +484,7 @@ impl Renewal {
             lost,
             thread: Some(thread),
             count,
+            fields,
             port: server.port,
         }
     }
@@ -474,8 +503,11 @@ impl Renewal {
     pub(crate) fn keep(mut self) {
         let mut client = Client::connect(self.port).expect("a source that runs");
         self.end();
-        for key in self.keys() {
-            call!(client, "EXPIRE", key, "3600");
+        for i in 0..self.count {
+            let mut bytes = Vec::new();
+            renew(&mut bytes, i, "3600000", self.fields);
+            client.try_send(&bytes).expect("room in the socket");
+            client.read_reply().expect("an answer");
         }
     }
 
@@ -490,6 +522,16 @@ impl Renewal {
 impl Drop for Renewal {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+fn renew(bytes: &mut Vec<u8>, i: usize, life_ms: &str, fields: bool) {
+    let (key, life) = (renewed(i), life_ms.as_bytes());
+    if fields {
+        let words: [&[u8]; 6] = [b"HPEXPIRE", key.as_bytes(), life, b"FIELDS", b"1", b"f"];
+        super::resp::append_command(bytes, &words);
+    } else {
+        super::resp::append_command(bytes, &[b"PEXPIRE", key.as_bytes(), life]);
     }
 }
 
