@@ -12,6 +12,7 @@ mod ending;
 mod expiring;
 mod follow;
 mod harness;
+mod live;
 mod manifest;
 mod preflight;
 mod replay;

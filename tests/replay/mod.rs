@@ -268,7 +268,7 @@ impl Target {
         }
     }
 
-    fn data(&self) -> DataSet {
+    pub(crate) fn data(&self) -> DataSet {
         DataSet::read_all(&self.servers()).without_minus_zero()
     }
 

@@ -150,6 +150,44 @@ impl DataSet {
         self
     }
 
+    /// Leaves out what servers do not tell their own replicas: how many entries a group has read (7.0), and consumers
+    /// that came into being by asking and got nothing (valkey 9.1).
+    pub(crate) fn forget_what_no_replica_hears_of(&mut self) {
+        for record in self.dbs.values_mut().flat_map(BTreeMap::values_mut) {
+            let Value::Stream(stream) = &mut record.value else {
+                continue;
+            };
+            for group in stream.groups.values_mut() {
+                group.entries_read = None;
+                group.consumers = group.pending.values().map(|p| p.consumer.clone()).collect();
+            }
+        }
+    }
+
+    /// Makes the ends of keys in the other the same where they lie no further apart than this, and forgets what of it
+    /// this one's server does not know.
+    fn meet(&self, other: &mut DataSet, slack_ms: i64) {
+        let near = |a: Option<i64>, b: &mut Option<i64>| {
+            if let (Some(a), Some(at)) = (a, b.as_mut())
+                && (a - *at).abs() <= slack_ms
+            {
+                *at = a;
+            }
+        };
+        for (db, keys) in &self.dbs {
+            for (key, record) in keys {
+                let Some(got) = other.dbs.get_mut(db).and_then(|keys| keys.get_mut(key)) else {
+                    continue;
+                };
+                near(record.expires_at_ms, &mut got.expires_at_ms);
+                // A server below 7.0 counts nothing that a later one could be asked for.
+                if let (Value::Stream(want), Value::Stream(got)) = (&record.value, &mut got.value) {
+                    got.extras.retain(|name, _| want.extras.contains_key(name));
+                }
+            }
+        }
+    }
+
     /// How many keys there are in all databases.
     pub(crate) fn len(&self) -> usize {
         self.dbs.values().map(BTreeMap::len).sum()
@@ -159,6 +197,38 @@ impl DataSet {
 /// What a server holds.
 pub(crate) fn held_by(server: &Server) -> DataSet {
     DataSet::read(&mut server.client()).without_minus_zero()
+}
+
+/// How two sides differ that ought to become equal soon, or nothing as soon as they are. Both must be at rest: no client
+/// writes any more, and no key's end is near. Keys of the program's own do not count.
+///
+/// `slack_ms` is how far the ends of keys may lie apart: sources below 7.0 tell their replicas how long a key has still to
+/// live, and not until when, so that the time under way is added.
+pub(crate) fn differences_left(
+    limit: std::time::Duration,
+    slack_ms: i64,
+    want: &[&Server],
+    got: impl Fn() -> DataSet,
+) -> Vec<String> {
+    let end = std::time::Instant::now() + limit;
+    loop {
+        let mut want = DataSet::read_all(want).without_minus_zero();
+        let mut got = got();
+        for side in [&mut want, &mut got] {
+            side.retain(|_, key, _| {
+                !(key.starts_with(b"__redis-migration") || key.starts_with(b"__rm:"))
+            });
+        }
+        for side in [&mut want, &mut got] {
+            side.forget_what_no_replica_hears_of();
+        }
+        want.meet(&mut got, slack_ms);
+        let lines = diff(&want, &got);
+        if lines.is_empty() || std::time::Instant::now() > end {
+            return lines;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 /// The digest of what several servers hold together: equal sets of keys of database 0 have equal ones, however they are

@@ -4,6 +4,7 @@ pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod data;
+pub(crate) mod load;
 pub(crate) mod relay;
 pub(crate) mod resp;
 pub(crate) mod script;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +18,10 @@ pub(crate) struct Relay {
 /// What the test and the threads of the relay share.
 #[derive(Default)]
 struct Shared {
+    to_port: AtomicU16,
+    splitting: AtomicBool,
+    split: AtomicU64,
+    most_a_second: AtomicU64,
     ended: AtomicBool,
     stopped: AtomicBool,
     refusing: AtomicBool,
@@ -57,8 +61,9 @@ impl Relay {
             .set_nonblocking(true)
             .expect("a listener that can be asked");
         let shared = Arc::new(Shared::default());
+        shared.to_port.store(to_port, Ordering::SeqCst);
         let own = Arc::clone(&shared);
-        let listener = std::thread::spawn(move || accept(&listener, to_port, &own));
+        let listener = std::thread::spawn(move || accept(&listener, &own));
         Relay {
             port,
             shared,
@@ -77,9 +82,7 @@ impl Relay {
     }
 
     fn end_links(&self, fate: u8) {
-        for link in self.shared.links.lock().expect("no other panic").drain(..) {
-            link.fate.store(fate, Ordering::SeqCst);
-        }
+        end_links(&self.shared, fate);
     }
 
     /// Closes new connections as soon as they come, until told otherwise.
@@ -107,6 +110,53 @@ impl Relay {
     /// Writes one byte at a time.
     pub(crate) fn drip(&self, yes: bool) {
         self.shared.dripping.store(yes, Ordering::SeqCst);
+    }
+
+    /// Leads new connections to another port, as an address does that a failover has moved.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.shared.to_port.store(port, Ordering::SeqCst);
+    }
+
+    /// Passes at most so many bytes a second back to the clients; 0 is no limit.
+    pub(crate) fn at_most(&self, bytes_a_second: u64) {
+        self.shared
+            .most_a_second
+            .store(bytes_a_second, Ordering::SeqCst);
+    }
+
+    /// Takes the mark apart that stands at the end of a snapshot of unknown length, with a pause behind its first byte,
+    /// in its middle, and before its last byte, so that no reader gets it as a whole.
+    pub(crate) fn split_eof(&self) {
+        self.shared.splitting.store(true, Ordering::SeqCst);
+    }
+
+    /// How many marks have been taken apart.
+    pub(crate) fn eof_marks_split(&self) -> u64 {
+        self.shared.split.load(Ordering::SeqCst)
+    }
+
+    /// Cuts all connections every so often, until what is returned is dropped.
+    pub(crate) fn cutting_every(&self, pause: Duration) -> Cutting {
+        let shared = Arc::clone(&self.shared);
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let thread = std::thread::spawn(move || {
+            let mut cuts = 0;
+            let mut next = Instant::now() + pause;
+            while !end.load(Ordering::SeqCst) {
+                std::thread::sleep(TICK);
+                if Instant::now() >= next {
+                    // In turn as a host that went away, and as one that closes.
+                    end_links(&shared, if cuts % 2 == 0 { RESET } else { CUT });
+                    cuts += 1;
+                    next += pause;
+                }
+            }
+        });
+        Cutting {
+            ended,
+            thread: Some(thread),
+        }
     }
 
     /// For so long, what is sent arrives and its answers are lost; then all connections are reset.
@@ -147,7 +197,81 @@ impl Drop for Relay {
     }
 }
 
-fn accept(listener: &TcpListener, to_port: u16, shared: &Arc<Shared>) {
+fn end_links(shared: &Shared, fate: u8) {
+    for link in shared.links.lock().expect("no other panic").drain(..) {
+        link.fate.store(fate, Ordering::SeqCst);
+    }
+}
+
+/// Cuts that go on until this is dropped.
+pub(crate) struct Cutting {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Cutting {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Finds the mark at the end of a snapshot of unknown length, and says where to take it apart.
+#[derive(Default)]
+struct EofMark {
+    mark: Option<Vec<u8>>,
+    /// The last bytes that have passed, in which the mark, or its announcement, may have begun.
+    tail: Vec<u8>,
+}
+
+impl EofMark {
+    const ANNOUNCED: &[u8] = b"$EOF:";
+    const LEN: usize = 40;
+
+    /// Where in these bytes to make a pause, and whether the mark ends in them.
+    fn pauses(&mut self, chunk: &[u8]) -> (Vec<usize>, bool) {
+        let before = self.tail.len();
+        let mut all = std::mem::take(&mut self.tail);
+        all.extend_from_slice(chunk);
+        let found = |all: &[u8], what: &[u8]| all.windows(what.len()).position(|at| at == what);
+        let (mut pauses, mut ended, mut from) = (Vec::new(), false, 0);
+        if self.mark.is_none()
+            && let Some(at) = found(&all, Self::ANNOUNCED)
+        {
+            let begin = at + Self::ANNOUNCED.len();
+            if let Some(mark) = all.get(begin..begin + Self::LEN) {
+                self.mark = Some(mark.to_vec());
+                from = begin + Self::LEN;
+            }
+        }
+        if let Some(mark) = self.mark.clone() {
+            // A mark that has only begun at the end of these bytes is taken apart all the same.
+            let begins = (from..all.len()).find(|at| {
+                let rest = &all[*at..];
+                rest.len() < Self::LEN && mark.starts_with(rest) || rest.starts_with(&mark)
+            });
+            if let Some(at) = begins {
+                let places = [1, Self::LEN / 2, Self::LEN - 1].map(|place| at + place);
+                let here = places
+                    .iter()
+                    .filter(|place| (before + 1..=all.len()).contains(place));
+                pauses.extend(here.map(|place| place - before));
+                ended = all.len() - at >= Self::LEN;
+                if ended {
+                    self.mark = None;
+                    from = at + Self::LEN;
+                }
+            }
+        }
+        let keep = Self::LEN + Self::ANNOUNCED.len() - 1;
+        self.tail = all.split_off(all.len().saturating_sub(keep).max(from));
+        (pauses, ended)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     while !shared.ended.load(Ordering::SeqCst) {
         let Ok((client, _)) = listener.accept() else {
@@ -160,6 +284,7 @@ fn accept(listener: &TcpListener, to_port: u16, shared: &Arc<Shared>) {
             continue;
         }
         // Where nobody listens, the client sees its connection closed.
+        let to_port = shared.to_port.load(Ordering::SeqCst);
         let Ok(server) = TcpStream::connect(("127.0.0.1", to_port)) else {
             reset_on_close(&client);
             continue;
@@ -211,6 +336,9 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
     let mut held: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let (mut held_len, mut open, mut writable) = (0, true, true);
     let mut buffer = vec![0; 64 << 10];
+    let mut eof_mark = EofMark::default();
+    // What may not be passed on before: a limit of bytes a second, and the pauses inside a mark.
+    let (mut paced, mut paused) = (Instant::now(), Instant::now());
     loop {
         match link.fate.load(Ordering::SeqCst) {
             LIVES => {}
@@ -232,10 +360,13 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
         }
         while writable
             && let Some((due, chunk)) = held.front_mut()
-            && *due <= Instant::now()
+            && (*due).max(paced) <= Instant::now()
         {
+            let most = shared.most_a_second.load(Ordering::SeqCst);
             let end = if shared.dripping.load(Ordering::SeqCst) {
                 1
+            } else if back && most > 0 {
+                chunk.len().min((most / 100).max(1) as usize)
             } else {
                 chunk.len()
             };
@@ -244,6 +375,11 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
                 Ok(written) => {
                     bytes.fetch_add(written as u64, Ordering::SeqCst);
                     held_len -= written;
+                    if back && most > 0 {
+                        let now = Instant::now();
+                        paced = paced.max(now)
+                            + Duration::from_micros(written as u64 * 1_000_000 / most);
+                    }
                     chunk.drain(..written);
                     if chunk.is_empty() {
                         held.pop_front();
@@ -283,7 +419,19 @@ fn pass_on(from: &TcpStream, to: &TcpStream, back: bool, shared: &Shared, link: 
                 Ok(_) if back && link.swallowing.load(Ordering::SeqCst) => {}
                 Ok(len) => {
                     let due = Instant::now() + Duration::from_millis(delay.load(Ordering::SeqCst));
-                    held.push_back((due, buffer[..len].to_vec()));
+                    let mut from = 0;
+                    if back && shared.splitting.load(Ordering::SeqCst) {
+                        let (pauses, ended) = eof_mark.pauses(&buffer[..len]);
+                        for place in pauses {
+                            held.push_back((due.max(paused), buffer[from..place].to_vec()));
+                            paused = due.max(paused) + Duration::from_millis(40);
+                            from = place;
+                        }
+                        shared.split.fetch_add(u64::from(ended), Ordering::SeqCst);
+                    }
+                    if from < len {
+                        held.push_back((due.max(paused), buffer[from..len].to_vec()));
+                    }
                     held_len += len;
                 }
                 Err(error) if is_timeout(&error) => {}

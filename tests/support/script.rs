@@ -3,10 +3,15 @@
 use super::client::{Client, call};
 
 /// Numbers that are the same at every run.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn new(seed: u64) -> Dice {
+        // Seeds that lie close together begin far apart, and none is 0.
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         // xorshift64*
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -15,11 +20,11 @@ impl Dice {
     }
 
     /// One of the words that `|` parts.
-    fn one_of<'a>(&mut self, of: &'a str) -> &'a str {
+    pub(crate) fn one_of<'a>(&mut self, of: &'a str) -> &'a str {
         self.one(&of.split('|').collect::<Vec<_>>())
     }
 
-    fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
+    pub(crate) fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
         of[self.below(of.len() as u64) as usize]
     }
 }

@@ -1,0 +1,462 @@
+//! What breaks while a migration goes on, on the source's side and on the destination's.
+
+use std::time::{Duration, Instant};
+
+use super::{END, Live, SOON, acknowledged, ends_equal, fill, info, source, until};
+use crate::replay::Target;
+use crate::support::client::call;
+use crate::support::load::{Load, Mix};
+use crate::support::relay::Relay;
+use crate::support::server::Server;
+
+#[test]
+fn a_link_that_is_cut_every_two_seconds() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 2000);
+    let relay = Relay::start(source.port);
+    let load = Load::mixed(&source, Mix::wide());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    {
+        let _cutting = relay.cutting_every(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(30));
+    }
+    load.stop();
+    assert!(relay.connections() > 10, "{}", relay.connections());
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    assert_eq!(info(&source, "stats", "sync_full"), 1, "{}", live.said());
+    live.terminate();
+}
+
+/// Cuts that come while the snapshot is under way: it is asked for anew, and nothing of the half one is left.
+#[test]
+fn a_link_that_is_cut_inside_the_snapshot() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 20_000);
+    let relay = Relay::start(source.port);
+    relay.at_most(600_000);
+    let load = Load::mixed(&source, Mix::narrow());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    for cuts in 1..=3 {
+        let before = relay.bytes_back();
+        live.until("a part of the snapshot", SOON, |_| {
+            relay.bytes_back() > before + 150_000
+        });
+        if cuts == 2 {
+            relay.cut();
+        } else {
+            relay.reset();
+        }
+    }
+    relay.at_most(0);
+    load.does(1000);
+    live.catches_up();
+    load.stop();
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// A master dies, and what was its other replica takes its place, under the same address.
+#[test]
+fn a_replica_takes_the_place_of_the_master() {
+    let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let heir = source("redis-7.0", &[]);
+    call!(
+        heir.client(),
+        "REPLICAOF",
+        "127.0.0.1",
+        master.port.to_string()
+    );
+    until(SOON, || {
+        call!(heir.client(), "INFO", "replication")
+            .text()
+            .contains("master_link_status:up")
+    });
+    fill(&master, 1000);
+    let relay = Relay::start(master.port);
+    let load = Load::mixed(&master, Mix::wide());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    load.does(2000);
+    load.stop();
+    // Both have all of it: the heir must not be behind whoever goes on with it.
+    until(SOON, || {
+        let info = call!(master.client(), "INFO", "replication").text();
+        let own = super::offsets(&master).0;
+        info.matches(&format!("offset={own},")).count() == 2
+    });
+    let before = info(&heir, "stats", "sync_full");
+    relay.lead_to(heir.port);
+    master.kill();
+    call!(heir.client(), "REPLICAOF", "NO", "ONE");
+    let load = Load::mixed(
+        &heir,
+        Mix {
+            seed: 2,
+            ..Mix::wide()
+        },
+    );
+    load.does(2000);
+    load.stop();
+    until(SOON, || acknowledged(&heir, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &heir, &target);
+    assert_eq!(info(&heir, "stats", "sync_full"), before, "{}", live.said());
+    live.terminate();
+}
+
+/// As above, but the heir had not heard all of it, so that whoever listened knows more than there is now.
+#[test]
+fn a_replica_that_was_behind_takes_the_place_of_the_master() {
+    let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let heir = source("redis-7.0", &[]);
+    let behind = Relay::start(master.port);
+    call!(
+        heir.client(),
+        "REPLICAOF",
+        "127.0.0.1",
+        behind.port.to_string()
+    );
+    until(SOON, || {
+        call!(heir.client(), "INFO", "replication")
+            .text()
+            .contains("master_link_status:up")
+    });
+    fill(&master, 1000);
+    let relay = Relay::start(master.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    until(SOON, || call!(heir.client(), "DBSIZE").int() >= 1000);
+    behind.stop();
+    let load = Load::mixed(&master, Mix::wide());
+    load.does(1000);
+    load.stop();
+    until(SOON, || target.keys() > 1000);
+    relay.lead_to(heir.port);
+    master.kill();
+    call!(heir.client(), "REPLICAOF", "NO", "ONE");
+    let load = Load::mixed(
+        &heir,
+        Mix {
+            seed: 2,
+            ..Mix::wide()
+        },
+    );
+    load.does(500);
+    load.stop();
+    until(SOON, || acknowledged(&heir, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &heir, &target);
+    live.terminate();
+}
+
+/// The source is itself a replica, and becomes a master of its own: the stream goes on under another name.
+#[test]
+fn a_source_that_is_a_replica_is_promoted() {
+    let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let source = source("redis-7.0", &[]);
+    call!(
+        source.client(),
+        "REPLICAOF",
+        "127.0.0.1",
+        master.port.to_string()
+    );
+    until(SOON, || {
+        call!(source.client(), "INFO", "replication")
+            .text()
+            .contains("master_link_status:up")
+    });
+    fill(&master, 1000);
+    let load = Load::mixed(&master, Mix::wide());
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    load.does(1000);
+    load.stop();
+    until(SOON, || acknowledged(&master, Duration::ZERO).is_ok());
+    master.kill();
+    call!(source.client(), "REPLICAOF", "NO", "ONE");
+    let load = Load::mixed(
+        &source,
+        Mix {
+            seed: 2,
+            ..Mix::wide()
+        },
+    );
+    load.does(2000);
+    load.stop();
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    assert_eq!(info(&source, "stats", "sync_full"), 1, "{}", live.said());
+    live.terminate();
+}
+
+/// Away for longer than the source remembers: a snapshot in the middle of it all. Keys that were removed meanwhile have
+/// no command any more that would tell of them.
+fn is_away_for_too_long(target: &Target) {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    fill(&source, 2000);
+    let relay = Relay::start(source.port);
+    let load = Load::mixed(&source, Mix::narrow());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    relay.refuse(true);
+    relay.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    for i in (0..2000).step_by(3) {
+        call!(client, "DEL", format!("filled:{i}"));
+    }
+    // A key of another type under the same name, which no command of the old type could change.
+    call!(client, "DEL", "filled:4");
+    call!(client, "RPUSH", "filled:4", "a", "b");
+    load.does(2000);
+    relay.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    load.does(1000);
+    load.stop();
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, target);
+    live.terminate();
+}
+
+#[test]
+fn a_backlog_that_was_too_short_for_a_server() {
+    is_away_for_too_long(&Target::server("redis-7.0"));
+}
+
+#[test]
+fn a_backlog_that_was_too_short_for_a_proxy() {
+    is_away_for_too_long(&Target::proxy(&[]));
+}
+
+#[test]
+fn a_backlog_that_was_too_short_for_a_cluster() {
+    is_away_for_too_long(&Target::cluster());
+}
+
+/// A source that was restarted without its data and has another history.
+#[test]
+fn a_source_that_lost_everything() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 1000);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    source.kill();
+    source.restart();
+    fill(&source, 100);
+    call!(source.client(), "SET", "after", "all");
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 1
+    });
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+#[test]
+fn one_byte_at_a_time() {
+    for diskless in ["no", "yes"] {
+        let source = source("redis-7.0", &["--repl-diskless-sync", diskless]);
+        let target = Target::server("redis-7.0");
+        fill(&source, 200);
+        let relay = Relay::start(source.port);
+        relay.drip(true);
+        let load = Load::mixed(
+            &source,
+            Mix {
+                per_second: 300,
+                ..Mix::wide()
+            },
+        );
+        let mut live = Live::new(relay.port, target.port(), &[]).started();
+        live.catches_up();
+        load.does(300);
+        load.stop();
+        until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+        ends_equal(&mut live, &source, &target);
+        live.terminate();
+    }
+}
+
+#[test]
+fn an_eof_mark_that_comes_in_pieces() {
+    let source = source("redis-7.0", &["--repl-diskless-sync", "yes"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 2000);
+    let relay = Relay::start(source.port);
+    relay.split_eof();
+    let load = Load::mixed(&source, Mix::wide());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    load.does(500);
+    load.stop();
+    ends_equal(&mut live, &source, &target);
+    assert_eq!(relay.eof_marks_split(), 1);
+    live.terminate();
+}
+
+/// A network of seconds: acknowledgements come late, and nothing is given up for that.
+#[test]
+fn a_link_with_much_delay() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 2000);
+    let relay = Relay::start(source.port);
+    relay.delay(400, 400);
+    let load = Load::mixed(&source, Mix::wide());
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    load.does(2000);
+    load.stop();
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// A link that hangs: no byte, and no end either. Whoever listens must notice, as servers do.
+#[test]
+fn a_link_that_hangs_is_noticed() {
+    let source = source(
+        "redis-7.0",
+        &["--repl-timeout", "4", "--repl-ping-replica-period", "1"],
+    );
+    let target = Target::server("redis-7.0");
+    fill(&source, 200);
+    let relay = Relay::start(source.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    relay.stop();
+    // The source gives it up; behind the relay, nobody hears of that.
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    for i in 0..300 {
+        call!(
+            source.client(),
+            "RPUSH",
+            format!("meanwhile:{}", i % 7),
+            i.to_string()
+        );
+    }
+    relay.go_on();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 1
+    });
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// The destination does nothing for twenty seconds while the source is written to as fast as the disk may take it. The
+/// source must not notice, and the program keeps it all on the disk.
+#[test]
+fn a_destination_that_stands_still_for_twenty_seconds() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 1000);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    let begin = Instant::now();
+    let load = Load::flood(&source, 32 << 10, 16 << 20);
+    load.does(100);
+    let destination = target.servers()[0];
+    destination.pause();
+    while begin.elapsed() < Duration::from_secs(20) {
+        assert_eq!(info(&source, "replication", "connected_slaves"), 1);
+        assert!(live.is_running(), "{}", live.said());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let before = info(&source, "replication", "master_repl_offset");
+    destination.resume();
+    load.stop();
+    assert!(before > 100 << 20, "only {before} bytes in 20 s");
+    ends_equal(&mut live, &source, &target);
+    assert_eq!(info(&source, "stats", "sync_full"), 1);
+    assert_eq!(info(&source, "stats", "sync_partial_ok"), 0);
+    let peak = live.peak_mib();
+    assert!(peak < 256, "{peak} MiB");
+    live.terminate();
+}
+
+#[test]
+fn a_destination_that_is_cut_off_again_and_again() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 2000);
+    let relay = Relay::start(target.port());
+    let load = Load::mixed(&source, Mix::wide());
+    let mut live = Live::new(source.port, relay.port, &[]).started();
+    live.catches_up();
+    {
+        let _cutting = relay.cutting_every(Duration::from_millis(700));
+        load.does(10_000);
+    }
+    load.stop();
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// A disk that is full, or rather files that may not grow: the run ends with the word of a local file, and goes on when
+/// there is room.
+fn runs_out_of_room(fill_keys: usize, kib: u64, flood: bool) {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, fill_keys);
+    let mut live = Live::new(source.port, target.port(), &[]);
+    live.largest_file = Some(kib);
+    live.start();
+    let load = flood.then(|| {
+        live.catches_up();
+        Load::flood(&source, 16 << 10, 4 << 20)
+    });
+    let (code, said) = live.ends(SOON);
+    assert_eq!(code, 74, "{said}");
+    drop(load);
+    live.largest_file = None;
+    live.start();
+    until(SOON, || {
+        assert!(live.is_running(), "{}", live.said());
+        acknowledged(&source, Duration::ZERO).is_ok()
+    });
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+#[test]
+fn a_disk_that_has_no_room_for_the_snapshot() {
+    runs_out_of_room(20_000, 200, false);
+}
+
+#[test]
+fn a_disk_that_has_no_room_for_the_delta() {
+    runs_out_of_room(100, 4096, true);
+}
+
+/// A source that goes away for good: the run stays, and ends when it is told to.
+#[test]
+fn a_source_that_is_gone_is_waited_for() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 200);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    source.kill();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(live.is_running(), "{}", live.said());
+    let begin = Instant::now();
+    live.terminate();
+    assert!(begin.elapsed() < END);
+}
+
+/// A source that is a replica without its master refuses with NOMASTERLINK until it has one; one that loads refuses with
+/// LOADING. Both pass.
+#[test]
+fn a_source_that_has_lost_its_master_is_waited_for() {
+    let (source, target): (Server, _) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 200);
+    let closed = crate::support::server::free_port().to_string();
+    call!(source.client(), "REPLICAOF", "127.0.0.1", closed);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(live.is_running(), "{}", live.said());
+    assert!(live.said().contains("NOMASTERLINK"), "{}", live.said());
+    call!(source.client(), "REPLICAOF", "NO", "ONE");
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}

@@ -1,0 +1,113 @@
+//! What a migration leaves behind: files that the other commands take, or none.
+
+use super::{END, Live, SOON, acknowledged, fill, is_equal, source, until};
+use crate::replay::Target;
+use crate::support::cli::{convert, replay_at};
+use crate::support::client::call;
+use crate::support::data::{DataSet, diff};
+use crate::support::load::{Load, Mix};
+use crate::support::server::Server;
+use crate::support::text;
+
+#[test]
+fn a_run_until_it_has_caught_up() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 2000);
+    let mut live = Live::new(source.port, target.port(), &["--until", "caught-up"]).started();
+    let (code, said) = live.ends(2 * SOON);
+    assert_eq!(code, 0, "{said}");
+    is_equal(&live, &source, &target, 0);
+    assert_eq!(live.files(), Vec::<String>::new(), "{said}");
+}
+
+#[test]
+fn a_run_under_load_until_it_has_caught_up() {
+    let (source, target) = (source("redis-7.0", &[]), Target::proxy(&[]));
+    fill(&source, 2000);
+    let load = Load::mixed(
+        &source,
+        Mix {
+            per_second: 500,
+            ..Mix::narrow()
+        },
+    );
+    let mut live = Live::new(source.port, target.port(), &["--until", "caught-up"]).started();
+    let (code, said) = live.ends(2 * SOON);
+    assert_eq!(code, 0, "{said}");
+    load.stop();
+    assert!(target.keys() > 2000, "{} keys", target.keys());
+}
+
+/// What stays when it is asked for is a snapshot and a log, which make the same of another server.
+#[test]
+fn files_that_are_kept_are_good_for_everything() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 2000);
+    let load = Load::mixed(&source, Mix::wide());
+    let mut live = Live::new(source.port, target.port(), &["--keep-spool"]).started();
+    live.catches_up();
+    load.does(2000);
+    load.stop();
+    super::ends_equal(&mut live, &source, &target);
+    live.terminate();
+    let (rdb, aof) = (live.path("dump.rdb"), live.path("appendonly.aof"));
+    assert!(rdb.is_file() && aof.exists(), "{:?}", live.files());
+
+    let run = convert(&[text(&rdb), text(&aof)]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let converted = Server::start("redis-7.0");
+    let piped = converted.client().pipe(&run.stdout, None);
+    assert_eq!(piped.errors, Vec::<String>::new());
+    let replayed = Server::start("redis-7.0");
+    let run = replay_at(replayed.port, &[text(&rdb), text(&aof)]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    // By the server's own loader, and only the snapshot: it is the source's bytes.
+    let loaded = Server::on_snapshot("redis-7.0", &rdb);
+    assert!(call!(loaded.client(), "DBSIZE").int() >= 2000);
+
+    let want = DataSet::read(&mut source.client()).without_minus_zero();
+    for (server, how) in [(&converted, "converted"), (&replayed, "replayed")] {
+        let mut got = DataSet::read(&mut server.client()).without_minus_zero();
+        got.retain(|_, key, _| !key.starts_with(b"__redis-migration"));
+        let mut want = want.clone();
+        for side in [&mut want, &mut got] {
+            side.forget_what_no_replica_hears_of();
+        }
+        let lines = diff(&want, &got);
+        let first: Vec<&String> = lines.iter().take(5).collect();
+        assert!(
+            lines.is_empty(),
+            "{how}: {} keys differ: {first:#?}",
+            lines.len()
+        );
+    }
+}
+
+/// Only an end that was asked for by --until is one after which nobody comes back.
+#[test]
+fn files_stay_for_whoever_comes_back() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 500);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    live.terminate();
+    assert!(!live.files().is_empty());
+    live.start();
+    live.catches_up();
+    until(SOON, || {
+        acknowledged(&source, std::time::Duration::ZERO).is_ok()
+    });
+    assert_eq!(
+        super::info(&source, "stats", "sync_full"),
+        1,
+        "{}",
+        live.said()
+    );
+    live.kill();
+    live.words
+        .extend(["--until".to_owned(), "caught-up".to_owned()]);
+    live.start();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 0, "{said}");
+    is_equal(&live, &source, &target, 0);
+}

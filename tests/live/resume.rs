@@ -1,0 +1,209 @@
+//! A migration that is ended at any moment, politely or not, and started again with the same words.
+
+use std::time::Duration;
+
+use super::{Live, SOON, acknowledged, ends_equal, fill, info, source, until};
+use crate::replay::Target;
+use crate::support::client::call;
+use crate::support::load::{Load, Mix};
+use crate::support::relay::Relay;
+use crate::support::script::Dice;
+use crate::support::server::Server;
+
+/// Phases of a migration, as far as they can be told from outside.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Phase {
+    Sync,
+    Rdb,
+    Aof,
+    Online,
+}
+
+const PHASES: [Phase; 4] = [Phase::Sync, Phase::Rdb, Phase::Aof, Phase::Online];
+
+const KEYS: usize = 8000;
+
+/// A source whose snapshot takes its time, a destination that does, and a load on the former.
+struct Scene {
+    source: Server,
+    target: Target,
+    relay: Option<Relay>,
+    live: Live,
+}
+
+impl Scene {
+    fn new(target: Target) -> Scene {
+        let source = source("redis-7.0", &["--rdb-key-save-delay", "150"]);
+        fill(&source, KEYS);
+        // The nodes of a cluster tell their own addresses, so a relay would be left aside.
+        let relay = match &target {
+            Target::Cluster(_) => None,
+            _ => Some(Relay::start(target.port())),
+        };
+        if let Some(relay) = &relay {
+            relay.delay(2, 2);
+        }
+        let port = relay.as_ref().map_or(target.port(), |relay| relay.port);
+        let slow = ["--connections", "2", "--pipeline", "16"];
+        let live = Live::new(source.port, port, &slow);
+        Scene {
+            source,
+            target,
+            relay,
+            live,
+        }
+    }
+
+    /// Waits until a run that was just started is in a phase. One that is past it already is good enough.
+    fn reaches(&mut self, phase: Phase) {
+        let (source, target) = (&self.source, &self.target);
+        self.live
+            .until(&format!("{phase:?}"), 2 * SOON, |live| match phase {
+                Phase::Sync => {
+                    let info = call!(source.client(), "INFO", "replication").text();
+                    info.contains("slave0:")
+                }
+                Phase::Rdb => target.keys() > 100,
+                Phase::Aof => target.keys() > KEYS as i64,
+                Phase::Online => live.said().contains("caught up"),
+            });
+    }
+
+    fn ends(mut self) {
+        if let Some(relay) = &self.relay {
+            relay.delay(0, 0);
+        }
+        until(2 * SOON, || {
+            assert!(self.live.is_running(), "{}", self.live.said());
+            acknowledged(&self.source, Duration::ZERO).is_ok()
+        });
+        ends_equal(&mut self.live, &self.source, &self.target);
+        self.live.terminate();
+    }
+}
+
+/// Ends a run in each phase, by a signal that it cannot hear or by one that it can.
+fn is_ended_in_each_phase(target: Target, seed: u64, end: impl Fn(&mut Live, Phase)) {
+    let mut scene = Scene::new(target);
+    let load = Load::mixed(
+        &scene.source,
+        Mix {
+            seed,
+            ..Mix::narrow()
+        },
+    );
+    let mut dice = Dice::new(seed);
+    for phase in PHASES {
+        for _ in 0..2 {
+            scene.live.start();
+            scene.reaches(phase);
+            std::thread::sleep(Duration::from_millis(dice.below(250)));
+            end(&mut scene.live, phase);
+        }
+    }
+    scene.live.start();
+    load.does(1000);
+    load.stop();
+    scene.ends();
+}
+
+fn kill(live: &mut Live, _: Phase) {
+    live.kill();
+}
+
+fn terminate(live: &mut Live, phase: Phase) {
+    let said = live.terminate();
+    let last: Vec<&str> = said.lines().rev().take(5).collect();
+    // How it goes on is said, whatever the phase.
+    assert!(
+        said.contains("resume") || said.contains("same command"),
+        "{phase:?}: {last:?}"
+    );
+}
+
+#[test]
+fn kills_in_each_phase_on_the_way_to_a_server() {
+    is_ended_in_each_phase(Target::server("redis-7.0"), 11, kill);
+}
+
+#[test]
+fn kills_in_each_phase_on_the_way_to_a_proxy() {
+    is_ended_in_each_phase(Target::proxy(&[]), 12, kill);
+}
+
+#[test]
+fn kills_in_each_phase_on_the_way_to_a_cluster() {
+    is_ended_in_each_phase(Target::cluster(), 13, kill);
+}
+
+#[test]
+fn sigterm_in_each_phase() {
+    is_ended_in_each_phase(Target::server("redis-7.0"), 14, terminate);
+}
+
+#[test]
+fn kills_at_any_moment_while_online_lose_and_double_nothing() {
+    let mut scene = Scene::new(Target::server("redis-7.0"));
+    let load = Load::mixed(&scene.source, Mix::narrow());
+    let mut dice = Dice::new(15);
+    scene.live.start();
+    scene.live.catches_up();
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(dice.below(600)));
+        scene.live.kill();
+        scene.live.start();
+    }
+    load.stop();
+    let source = &scene.source;
+    until(2 * SOON, || acknowledged(source, Duration::ZERO).is_ok());
+    // What the source remembers was enough each time.
+    assert_eq!(
+        info(source, "stats", "sync_full"),
+        1,
+        "{}",
+        scene.live.said()
+    );
+    scene.ends();
+}
+
+/// The source has forgotten where the last run stood, and the destination holds keys that are gone from it.
+#[test]
+fn a_run_that_comes_back_too_late_begins_with_a_new_snapshot() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 1000);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    live.kill();
+    let load = Load::mixed(&source, Mix::wide());
+    for i in (0..1000).step_by(5) {
+        call!(source.client(), "DEL", format!("filled:{i}"));
+    }
+    load.does(2000);
+    live.start();
+    until(SOON, || info(&source, "stats", "sync_full") == 2);
+    load.does(500);
+    load.stop();
+    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+#[test]
+fn a_second_sigterm_ends_it_at_once() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 200);
+    let relay = Relay::start(target.port());
+    let mut live = Live::new(source.port, relay.port, &[]).started();
+    live.catches_up();
+    relay.stop();
+    call!(source.client(), "SET", "never", "answered");
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = rustix::process::Pid::from_child(&live.process().child);
+    for _ in 0..2 {
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let (code, said) = live.ends(Duration::from_secs(2));
+    assert_eq!(code, 143, "{said}");
+}
