@@ -800,7 +800,7 @@ fn last_unit(mut file: &File, path: &Path) -> Result<Option<Whole>> {
             return Ok(None);
         };
         let mut selected = whole.is_some();
-        let fed = splitter.feed_each(bytes, |end, record, db, between| {
+        let fed = splitter.feed(bytes, |end, record, db, between| {
             let end = base + end as u64;
             if record == Record::Line || !selected {
                 own += end - last;
