@@ -112,18 +112,18 @@ fn assert_same(names: &Names, source: &Server, into: &str) {
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 }
 
-fn spooled(name: &str, options: &[&str]) {
+fn spooled(name: &str, options: &[&str], write: impl Fn(&Server, u64)) {
     if !available(name) || !available("valkey-9.1") {
         return;
     }
     let source = Server::with(name, options);
-    play(&mut source.client(), 1, SCOPE);
+    write(&source, 1);
     let dir = tempfile::tempdir().expect("a directory");
     let names = names(&dir);
     let receiver = Receiver::start(&names, source.port, 20_000);
     receiver.until("the snapshot", |p| p.snapshot_whole);
     for seed in 2..8 {
-        play(&mut source.client(), seed, SCOPE);
+        write(&source, seed);
     }
     let mut writer = source.client();
     call!(writer, "SET", "last", "one");
@@ -143,28 +143,64 @@ fn spooled(name: &str, options: &[&str]) {
     assert_same(&names, &source, into);
 }
 
+/// What servers of every version know.
+fn write_plain(source: &Server, seed: u64) {
+    let mut client = source.client();
+    for db in ["0", "9"] {
+        call!(client, "SELECT", db);
+        for n in 0..200 {
+            let key = format!("{seed}:{n}");
+            call!(client, "SET", key, "value");
+            call!(client, "PEXPIREAT", key, "4000000000000");
+            call!(client, "RPUSH", "list", key);
+            call!(client, "MULTI");
+            call!(client, "INCR", "counter");
+            call!(client, "SADD", format!("set:{}", n % 7), key);
+            call!(client, "EXEC");
+            call!(client, "HSET", "hash", key, "x".repeat(n));
+            call!(
+                client,
+                "EVAL",
+                "redis.call('APPEND', KEYS[1], ARGV[1])",
+                "1",
+                "text",
+                key
+            );
+        }
+    }
+}
+
+fn write_all(source: &Server, seed: u64) {
+    play(&mut source.client(), seed, SCOPE);
+}
+
+const AT_ONCE: [&str; 2] = ["--repl-diskless-sync-delay", "0"];
+
 #[test]
 fn a_source_is_spooled() {
-    spooled("redis-7.0", &["--repl-diskless-sync", "no"]);
+    spooled("redis-7.0", &["--repl-diskless-sync", "no"], write_all);
 }
 
 #[test]
 fn a_source_without_a_disk_is_spooled() {
-    spooled(
-        "redis-7.0",
-        &[
-            "--repl-diskless-sync",
-            "yes",
-            "--repl-diskless-sync-delay",
-            "0",
-        ],
-    );
+    let options = [&["--repl-diskless-sync", "yes"], &AT_ONCE[..]].concat();
+    spooled("redis-7.0", &options, write_all);
 }
 
 #[test]
-fn old_and_new_sources_are_spooled() {
-    for name in ["valkey-9.1", "redis-8.10", "redis-6.2", "redis-5.0"] {
-        spooled(name, &["--repl-diskless-sync-delay", "0"]);
+fn new_sources_are_spooled() {
+    for name in ["valkey-9.1", "redis-8.10"] {
+        spooled(name, &AT_ONCE, write_all);
+    }
+}
+
+#[test]
+fn old_sources_are_spooled() {
+    for name in ["redis-6.2", "redis-5.0"] {
+        for diskless in ["yes", "no"] {
+            let options = [&["--repl-diskless-sync", diskless], &AT_ONCE[..]].concat();
+            spooled(name, &options, write_plain);
+        }
     }
 }
 

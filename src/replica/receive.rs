@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::handshake::{Answer, Hello, PATIENCE, shake};
 use super::spool::{Segment, Spool};
-use super::stream::Splitter;
+use super::stream::{Record, Splitter};
 use super::sync::Syncer;
 use super::transfer::{Check, Transfer};
 use super::wire::{LOOK, Stop, Wire};
@@ -214,6 +214,17 @@ struct Delta {
     before: u64,
     /// The time that the last `#MS:` line of this run tells.
     time_ms: Option<i64>,
+}
+
+impl Delta {
+    /// Writes bytes of the source.
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        if !bytes.is_empty() {
+            self.segment.append(bytes)?;
+            self.offset += bytes.len() as u64;
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Receiver<'a> {
@@ -652,28 +663,39 @@ impl<'a> Receiver<'a> {
         let Some(delta) = &mut self.delta else {
             return Ok(None);
         };
-        let begins = delta
-            .splitter
-            .is_between_units()
-            .then_some((0, delta.splitter.db()));
-        let fed = match delta.splitter.feed(bytes) {
-            Ok(fed) => fed,
-            Err(broken) => {
-                let at = delta.offset;
-                return Err(self.broken(at, &broken.what.to_string()));
+        // Between which units something of ours is written: what tells the time once, and the beginnings of segments.
+        let (limit, from) = (self.options.segment_bytes, delta.offset);
+        let (mut places, mut getack) = (Vec::new(), None);
+        let (mut begun_at, mut len) = (0, delta.segment.len);
+        let mut place = |at: usize, db: u64| {
+            let full = len + (at - begun_at) as u64 >= limit;
+            if full {
+                (begun_at, len) = (at, 0);
+            }
+            if at < bytes.len() && (full || places.is_empty()) {
+                places.push((at, full.then_some(db)));
             }
         };
-        let first = begins.or(fed.first_end).filter(|(at, _)| *at < bytes.len());
-        let from = delta.offset;
-        let mut rest = bytes;
-        if let Some((at, db)) = first {
-            let (head, tail) = bytes.split_at(at);
-            if !head.is_empty() {
-                delta.segment.append(head).map_err(Stop::Fatal)?;
-                delta.offset += head.len() as u64;
+        if delta.splitter.is_between_units() {
+            place(0, delta.splitter.db());
+        }
+        let fed = delta.splitter.feed(bytes, |end, record, db, between| {
+            if record == Record::GetAck {
+                getack = Some(from + end as u64);
             }
-            rest = tail;
-            if delta.segment.len >= self.options.segment_bytes {
+            if between {
+                place(end, db);
+            }
+        });
+        if let Err(broken) = fed {
+            let at = delta.offset;
+            return Err(self.broken(at, &broken.what.to_string()));
+        }
+        let mut done = 0;
+        for (at, full) in places {
+            delta.append(&bytes[done..at]).map_err(Stop::Fatal)?;
+            done = at;
+            if let Some(db) = full {
                 self.syncer.wrote(&delta.segment.file, delta.offset);
                 let next = self.options.spool.create_segment(delta.offset, db);
                 delta.before += delta.segment.len;
@@ -687,9 +709,7 @@ impl<'a> Receiver<'a> {
                 delta.time_ms = Some(now_ms);
             }
         }
-        delta.segment.append(rest).map_err(Stop::Fatal)?;
-        let getack = fed.getack.map(|at| from + at as u64);
-        delta.offset += rest.len() as u64;
+        delta.append(&bytes[done..]).map_err(Stop::Fatal)?;
         self.syncer.wrote(&delta.segment.file, delta.offset);
         self.show_delta();
         Ok(getack)

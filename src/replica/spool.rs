@@ -807,7 +807,7 @@ fn last_unit(mut file: &File, path: &Path) -> Result<Option<Whole>> {
             return Ok(None);
         };
         let mut selected = whole.is_some();
-        let fed = splitter.feed_each(bytes, |end, record, db, between| {
+        let fed = splitter.feed(bytes, |end, record, db, between| {
             let end = base + end as u64;
             if record == Record::Line || !selected {
                 own += end - last;
@@ -1113,4 +1113,489 @@ fn is_at(file: &File, path: &Path) -> bool {
     let of = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
     let there = std::fs::symlink_metadata(path).map(of);
     matches!((there, file.metadata().map(of)), (Ok(there), Ok(held)) if there == held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn names(dir: &Path) -> Names {
+        Names {
+            rdb: dir.join("dump.rdb"),
+            aof: dir.join("log.aof"),
+        }
+    }
+
+    fn open(dir: &Path) -> Result<Spool> {
+        Spool::open(names(dir), "10.0.0.1:6379", Opening::default())
+    }
+
+    fn forced(dir: &Path) -> Result<Spool> {
+        let force = true;
+        Spool::open(names(dir), "10.0.0.1:6379", Opening { force, keep: false })
+    }
+
+    fn there(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(dir)
+            .expect("a directory")
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// With a snapshot of three bytes.
+    fn with_snapshot(dir: &Path) -> Spool {
+        let spool = open(dir).expect("a spool");
+        take_snapshot(&spool, 100);
+        spool
+    }
+
+    fn take_snapshot(spool: &Spool, offset: u64) {
+        spool.begin(ID, offset).expect("a beginning");
+        spool
+            .create_partial()
+            .expect("a file")
+            .write_all(b"rdb")
+            .expect("room");
+        spool.finish_snapshot(3).expect("a snapshot");
+    }
+
+    fn command(args: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append_command(&mut bytes, args);
+        bytes
+    }
+
+    fn kind(result: Result<Spool>) -> String {
+        result.expect_err("an error").to_string()
+    }
+
+    #[test]
+    fn a_torn_segment_is_cut_to_its_last_unit_wherever_it_ends() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        let mut segment = spool.create_segment(100, 3).expect("a segment");
+        let path = segment.path.clone();
+        let begins = segment.len as usize;
+        // Each with the database behind it, and whether a unit ends there.
+        let pieces: [(Vec<u8>, bool, u64, bool); 9] = [
+            (b"#MS:1700000000000\r\n".to_vec(), true, 3, true),
+            (command(&[b"SET", b"k", b"#MS:1\r\n"]), false, 3, true),
+            (command(&[b"SELECT", b"11"]), false, 11, true),
+            (b"#MS:1700000000001\r\n".to_vec(), true, 11, true),
+            (command(&[b"MULTI"]), false, 11, false),
+            (command(&[b"SELECT", b"0"]), false, 0, false),
+            (command(&[b"INCR", b"n"]), false, 0, false),
+            (command(&[b"EXEC"]), false, 0, true),
+            (command(&[b"PING"]), false, 0, true),
+        ];
+        let mut ends = vec![(begins, 100, 3)];
+        let (mut len, mut offset) = (begins, 100);
+        for (bytes, own, db, unit) in &pieces {
+            segment.append(bytes).expect("room");
+            len += bytes.len();
+            offset += if *own { 0 } else { bytes.len() as u64 };
+            if *unit {
+                ends.push((len, offset, *db));
+            }
+        }
+        drop((segment, spool));
+        let whole = std::fs::read(&path).expect("a segment");
+        for cut in 0..=whole.len() {
+            for junk in [&b""[..], b"\0\0\0\0"] {
+                std::fs::write(&path, [&whole[..cut], junk].concat()).expect("a segment");
+                if cut == 0 && !junk.is_empty() {
+                    continue;
+                }
+                if cut < begins && !junk.is_empty() {
+                    continue;
+                }
+                let spool = open(dir.path()).expect("a spool");
+                let resume = spool.resume().expect("no error").expect("a place");
+                let found = (resume.segment.len as usize, resume.offset, resume.db);
+                let want = ends.iter().rev().find(|end| end.0 <= cut);
+                match want {
+                    Some(want) => assert_eq!(found, *want, "{cut}"),
+                    // It was begun anew.
+                    None => assert_eq!((found.1, found.2), (100, 0), "{cut}"),
+                }
+                assert_eq!(
+                    std::fs::metadata(&path).expect("it").len(),
+                    resume.segment.len
+                );
+                assert_eq!(spool.state().next_seq, 2);
+                assert_eq!(spool.segments(), [1]);
+                if want.is_none() {
+                    drop(spool);
+                    std::fs::write(&path, &whole).expect("a segment");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_goes_on_where_it_was_cut() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        let mut segment = spool.create_segment(100, 0).expect("a segment");
+        segment.append(&command(&[b"PING"])).expect("room");
+        segment.append(b"*1\r\n$4\r").expect("room");
+        drop((segment, spool));
+        let spool = open(dir.path()).expect("a spool");
+        let mut resume = spool.resume().expect("no error").expect("a place");
+        resume
+            .segment
+            .append(&command(&[b"SET", b"k", b"v"]))
+            .expect("room");
+        let text = std::fs::read(spool.names().segment(1)).expect("a segment");
+        let begins = format!(
+            "#redis-migration source=10.0.0.1:6379 replid={ID} offset=100\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n\
+             *1\r\n$4\r\nPING\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
+        );
+        assert_eq!(text, begins.as_bytes());
+        let line = &text[..memchr::memchr(b'\n', &text).expect("a line") + 1];
+        let header = Header::parse(line).expect("a header");
+        assert_eq!((&header.source[..], header.offset), ("10.0.0.1:6379", 100));
+        assert_eq!(Header::parse(b"#TS:17\r\n"), None);
+        assert_eq!(
+            received_at_ms(b"#MS:1700000000123\r\n"),
+            Some(1_700_000_000_123)
+        );
+        assert_eq!(received_at_ms(b"#TS:17\r\n"), None);
+    }
+
+    #[test]
+    fn segments_are_listed_and_released() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        for offset in [100, 200, 300] {
+            spool.create_segment(offset, 0).expect("a segment");
+        }
+        let text = |dir: &Path| std::fs::read_to_string(names(dir).aof).expect("a manifest");
+        assert_eq!(
+            text(dir.path()),
+            "file log.aof.1.incr.aof seq 1 type i\nfile log.aof.2.incr.aof seq 2 type i\nfile log.aof.3.incr.aof seq 3 type i\n"
+        );
+        spool.release_before(3).expect("they are ours");
+        assert_eq!(text(dir.path()), "file log.aof.3.incr.aof seq 3 type i\n");
+        spool.release_before(99).expect("nothing to do");
+        assert_eq!(spool.segments(), [3]);
+        assert_eq!((spool.state().first_seq, spool.state().next_seq), (3, 4));
+        drop(spool);
+        // What a run did not come to remove, and one that it did not come to list.
+        std::fs::write(names(dir.path()).segment(4), "#").expect("a segment");
+        let spool = open(dir.path()).expect("a spool");
+        assert_eq!(spool.state().next_seq, 4);
+        assert_eq!(
+            there(dir.path()),
+            [
+                "dump.rdb",
+                "dump.rdb.lock",
+                "log.aof",
+                "log.aof.3.incr.aof",
+                "log.aof.lock",
+                "log.aof.spool"
+            ]
+        );
+        drop(spool);
+        let opening = Opening {
+            force: false,
+            keep: true,
+        };
+        let spool = Spool::open(names(dir.path()), "10.0.0.1:6379", opening).expect("a spool");
+        spool.create_segment(400, 0).expect("a segment");
+        spool.release_before(4).expect("nothing to do");
+        assert_eq!(spool.segments(), [3, 4]);
+        spool.remove().expect("all is ours");
+        drop(spool);
+        assert_eq!(there(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn names_of_any_kind_stand_in_a_manifest() {
+        for name in ["a b.aof", "größe'.aof", "\"q\".aof", "line\n\x01.aof", "-"] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let names = Names {
+                rdb: dir.path().join("r"),
+                aof: dir.path().join(name),
+            };
+            let spool = Spool::open(names.clone(), "s s\n", Opening::default()).expect("a spool");
+            take_snapshot(&spool, 0);
+            spool.create_segment(0, 0).expect("a segment");
+            let manifest = Manifest::read(&names.aof).expect("a manifest");
+            let path = manifest
+                .path_of(&names.aof, &manifest.incr[0])
+                .expect("a path");
+            assert_eq!(path, names.segment(1));
+            drop(spool);
+            let spool = Spool::open(names, "s s\n", Opening::default()).expect("a spool");
+            assert!(spool.resume().expect("no error").is_some());
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        for (rdb, aof) in [
+            ("a", "a"),
+            ("a.spool", "a"),
+            ("a", "a\\b"),
+            ("a.1.incr.aof", "a"),
+            ("a/..", "a"),
+        ] {
+            let names = Names {
+                rdb: dir.path().join(rdb),
+                aof: dir.path().join(aof),
+            };
+            let error = Spool::open(names, "s", Opening::default()).expect_err("no names");
+            assert!(matches!(error.kind(), ErrorKind::Unfit(_)), "{rdb} {aof}");
+        }
+    }
+
+    #[test]
+    fn two_never_share_a_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = open(dir.path()).expect("a spool");
+        let others = [
+            names(dir.path()),
+            Names {
+                rdb: dir.path().join("other"),
+                ..names(dir.path())
+            },
+            Names {
+                aof: dir.path().join("other"),
+                ..names(dir.path())
+            },
+        ];
+        for other in &others {
+            for force in [false, true] {
+                let opening = Opening { force, keep: false };
+                let error = Spool::open(other.clone(), "x", opening).expect_err("it is in use");
+                assert!(
+                    matches!(error.kind(), ErrorKind::SpoolInUse { .. }),
+                    "{error}"
+                );
+                assert!(
+                    error
+                        .to_string()
+                        .contains("name other files with -rdb and -aof")
+                );
+            }
+        }
+        let held = spool.clone();
+        drop(spool);
+        assert!(open(dir.path()).is_err());
+        drop(held);
+        open(dir.path()).expect("it is free");
+        assert!(!there(dir.path()).iter().any(|name| name.ends_with(".lock")));
+        // Somebody's file of that name is used and stays.
+        std::fs::write(dir.path().join("log.aof.lock"), "mine").expect("a file");
+        open(dir.path()).expect("it is free");
+        assert!(there(dir.path()).contains(&"log.aof.lock".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        for name in [
+            "dump.rdb",
+            "dump.rdb.partial",
+            "log.aof",
+            "log.aof.7.incr.aof",
+            "log.aof.checkpoint",
+            "log.aof.keys",
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            std::fs::write(dir.path().join(name), "precious").expect("a file");
+            std::fs::write(dir.path().join("log.aof.07.incr.aof"), "other").expect("a file");
+            std::fs::write(dir.path().join("log.aof.1.base.rdb"), "other").expect("a file");
+            let text = kind(open(dir.path()));
+            assert!(
+                text.contains(name) && text.contains("--force replaces it"),
+                "{text}"
+            );
+            assert_eq!(
+                std::fs::read(dir.path().join(name)).expect("it"),
+                b"precious"
+            );
+            assert_eq!(there(dir.path()).len(), 3);
+            drop(forced(dir.path()).expect("a spool"));
+            assert_eq!(
+                there(dir.path()),
+                ["log.aof.07.incr.aof", "log.aof.1.base.rdb", "log.aof.spool"]
+            );
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("dump.rdb")).expect("a directory");
+        assert!(open(dir.path()).is_err());
+        assert!(forced(dir.path()).is_err());
+        assert_eq!(there(dir.path()), ["dump.rdb"]);
+        // A state that is something else.
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("log.aof.spool"), "{}").expect("a file");
+        assert!(kind(open(dir.path())).contains("was not written by"));
+        forced(dir.path()).expect("a spool");
+        open(dir.path()).expect("it is ours now");
+        // What comes while we run.
+        let spool = open(dir.path()).expect("a spool");
+        spool.begin(ID, 0).expect("a beginning");
+        spool.create_partial().expect("a file");
+        std::fs::write(dir.path().join("dump.rdb"), "precious").expect("a file");
+        assert!(spool.finish_snapshot(0).is_err());
+        std::fs::write(dir.path().join("log.aof.1.incr.aof"), "precious").expect("a file");
+        assert!(spool.create_segment(0, 0).is_err());
+        assert_eq!(
+            std::fs::read(dir.path().join("log.aof.1.incr.aof")).expect("it"),
+            b"precious"
+        );
+    }
+
+    #[test]
+    fn what_is_of_another_source_or_damaged_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let make = || {
+            let spool = with_snapshot(dir.path());
+            for offset in [100, 200, 300] {
+                spool.create_segment(offset, 0).expect("a segment");
+            }
+        };
+        make();
+        let error = Spool::open(names(dir.path()), "other", Opening::default());
+        let text = error.expect_err("another source").to_string();
+        assert!(
+            text.contains("belongs to a migration from 10.0.0.1:6379: --force starts over"),
+            "{text}"
+        );
+        let force = Opening {
+            force: true,
+            keep: false,
+        };
+        drop(Spool::open(names(dir.path()), "other", force).expect("a spool"));
+        assert_eq!(there(dir.path()), ["log.aof.spool"]);
+        std::fs::remove_file(names(dir.path()).state()).expect("it");
+        let names = names(dir.path());
+        let cases: [(&str, Box<dyn Fn()>); 6] = [
+            (
+                "is not there any more",
+                Box::new(|| std::fs::remove_file(&names.rdb).expect("it")),
+            ),
+            (
+                "has 4 bytes where 3",
+                Box::new(|| std::fs::write(&names.rdb, "long").expect("it")),
+            ),
+            (
+                "is not there any more",
+                Box::new(|| std::fs::remove_file(names.segment(2)).expect("it")),
+            ),
+            (
+                "is not there any more",
+                Box::new(|| std::fs::remove_file(names.segment(3)).expect("it")),
+            ),
+            (
+                "the one before it is missing",
+                Box::new(|| write_manifest(&names, &[1, 3]).expect("it")),
+            ),
+            (
+                "lists files of another log",
+                Box::new(|| {
+                    std::fs::write(&names.aof, "file x.1.incr.aof seq 1 type i\n").expect("it")
+                }),
+            ),
+        ];
+        for (what, damage) in cases {
+            make();
+            damage();
+            let text = kind(open(dir.path()));
+            assert!(
+                text.contains(what) && text.contains("--force starts over"),
+                "{text}"
+            );
+            drop(forced(dir.path()).expect("a spool"));
+            assert_eq!(there(dir.path()), ["log.aof.spool"], "{what}");
+            std::fs::remove_file(names.state()).expect("it");
+        }
+        make();
+        std::fs::write(names.segment(3), "*1\r\n$4\r\nPING\r\n").expect("it");
+        let spool = open(dir.path()).expect("a spool");
+        let text = spool.resume().expect_err("no segment").to_string();
+        assert!(text.contains("does not begin as a segment does"), "{text}");
+    }
+
+    #[test]
+    fn generations() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = open(dir.path()).expect("a spool");
+        // One that was never whole gives its number to the next.
+        spool.begin(ID, 5).expect("a beginning");
+        spool.create_partial().expect("a file");
+        assert!(spool.resume().expect("no error").is_none());
+        drop(spool);
+        let spool = open(dir.path()).expect("a spool");
+        assert_eq!(there(dir.path()).len(), 3);
+        take_snapshot(&spool, 100);
+        for offset in [100, 200] {
+            spool.create_segment(offset, 0).expect("a segment");
+        }
+        let other = ID.replace('0', "f");
+        spool.begin(&other, 7000).expect("a beginning");
+        let state = spool.state();
+        assert_eq!(
+            (state.generation, state.first_seq, state.snapshot_bytes),
+            (2, 3, None)
+        );
+        assert_eq!(
+            (&state.replid[..], state.delta_offset, state.reconciled),
+            (&other[..], 7000, 1)
+        );
+        assert!(!names(dir.path()).aof.exists());
+        let rdb = spool.rdb_of_previous(1).expect("it");
+        assert_eq!(rdb, names(dir.path()).rdb_of(1));
+        assert_eq!(std::fs::read(&rdb).expect("it"), b"rdb");
+        assert_eq!(
+            spool.segments_of_previous(1),
+            [1, 2].map(|seq| names(dir.path()).segment(seq))
+        );
+        // Killed between the state and the renaming.
+        drop(spool);
+        std::fs::rename(&rdb, names(dir.path()).rdb).expect("it");
+        write_manifest(&names(dir.path()), &[1, 2]).expect("it");
+        let spool = open(dir.path()).expect("a spool");
+        assert!(rdb.exists() && !names(dir.path()).rdb.exists() && !names(dir.path()).aof.exists());
+        assert_eq!(
+            spool
+                .segments_of_previous(1)
+                .iter()
+                .filter(|path| path.exists())
+                .count(),
+            2
+        );
+        // Killed between the snapshot's name and the state.
+        drop(spool);
+        std::fs::write(names(dir.path()).rdb, "new").expect("a file");
+        let spool = open(dir.path()).expect("a spool");
+        assert!(rdb.exists() && !names(dir.path()).rdb.exists());
+        take_snapshot(&spool, 7000);
+        let segment = spool.create_segment(7000, 0).expect("a segment");
+        assert_eq!(segment.seq, 3);
+        drop((segment, spool));
+        let spool = open(dir.path()).expect("a spool");
+        let resume = spool.resume().expect("no error").expect("a place");
+        assert_eq!((resume.segment.seq, resume.offset), (3, 7000));
+        spool.forget_previous(1).expect("it is ours");
+        spool.set_reconciled(2).expect("it");
+        spool.set_done().expect("it");
+        let state = State::load(&spool.names().state())
+            .expect("no error")
+            .expect("a state");
+        assert_eq!(state, spool.state());
+        assert!(state.done && state.previous.is_empty() && state.reconciled == 2);
+        assert!(!rdb.exists() && !spool.names().segment(1).exists());
+        std::fs::write(spool.names().checkpoint(), "x").expect("a file");
+        spool.remove().expect("all is ours");
+        assert_eq!(there(dir.path()), [""; 0]);
+    }
 }

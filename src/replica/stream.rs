@@ -44,17 +44,6 @@ pub struct Splitter {
     db: u64,
 }
 
-/// What some bytes hold.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fed {
-    /// Behind the first unit that ends in them, and the database there.
-    pub first_end: Option<(usize, u64)>,
-    /// Behind the last unit that ends in them.
-    pub last_end: Option<usize>,
-    /// Behind the last `REPLCONF GETACK`.
-    pub getack: Option<usize>,
-}
-
 impl Splitter {
     /// At the beginning of a unit, where `db` is selected.
     pub fn new(db: u64) -> Splitter {
@@ -87,25 +76,10 @@ impl Splitter {
         self.db
     }
 
-    /// Takes the bytes that come next. Errors: they are no commands; the splitter is of no use then.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Fed, Broken> {
-        let mut fed = Fed::default();
-        self.feed_each(bytes, |end, record, db, between| {
-            if record == Record::GetAck {
-                fed.getack = Some(end);
-            }
-            if between {
-                fed.first_end.get_or_insert((end, db));
-                fed.last_end = Some(end);
-            }
-        })?;
-        Ok(fed)
-    }
-
-    /// As [`Splitter::feed`], and tells of each record that ends: where, what it is, which database is selected behind
-    /// it, and whether a unit ends there.
+    /// Takes the bytes that come next, and tells of each record that ends in them: where, what it is, which database is
+    /// selected behind it, and whether a unit ends there. Errors: they are no commands; the splitter is of no use then.
     #[inline]
-    pub fn feed_each(
+    pub fn feed(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(usize, Record, u64, bool),
@@ -273,7 +247,7 @@ mod tests {
         let (mut all, mut from) = (Vec::new(), 0);
         for piece in pieces {
             splitter
-                .feed_each(piece, |end, record, db, unit| {
+                .feed(piece, |end, record, db, unit| {
                     all.push((from + end, record, db, unit))
                 })
                 .expect("commands");
@@ -300,10 +274,6 @@ mod tests {
             ]
         );
         assert_eq!(whole.last().expect("it").0, STREAM.len());
-        let fed = Splitter::new(0).feed(STREAM).expect("commands");
-        assert_eq!(fed.first_end, Some((24, 11)));
-        assert_eq!(fed.last_end, Some(STREAM.len()));
-        assert_eq!(fed.getack, Some(STREAM.len() - 14));
     }
 
     #[test]
@@ -340,24 +310,25 @@ mod tests {
     #[test]
     fn lines_only_where_they_are_expected() {
         let text = [&b"#MS:17\r\n"[..], STREAM, b"#MS:18\r\n"].concat();
-        assert!(Splitter::new(0).feed(&text).is_err());
+        assert!(Splitter::new(0).feed(&text, |_, _, _, _| {}).is_err());
         for step in 1..text.len() {
             let pieces: Vec<&[u8]> = text.chunks(step).collect();
             let all = ends(&mut Splitter::with_lines(0), &pieces);
             assert_eq!(all[0], (8, Record::Line, 0, true));
             assert_eq!(all[9].0, text.len());
         }
-        assert!(Splitter::new(0).feed(b"\n").is_err());
-        assert!(Splitter::new(0).feed(b"*1\r\n$-1\r\n").is_err());
+        assert!(Splitter::new(0).feed(b"\n", |_, _, _, _| {}).is_err());
+        let negative = Splitter::new(0).feed(b"*1\r\n$-1\r\n", |_, _, _, _| {});
+        assert!(negative.is_err());
     }
 
     #[test]
     fn a_length_beyond_the_bytes_reserves_nothing() {
-        let mut splitter = Splitter::new(0);
         let head = b"*2\r\n$3\r\nSET\r\n$9000000000000000000\r\n";
-        assert_eq!(splitter.feed(head), Ok(Fed::default()));
-        for _ in 0..100 {
-            assert_eq!(splitter.feed(&[b'x'; 1000]), Ok(Fed::default()));
+        let mut splitter = Splitter::new(0);
+        for piece in std::iter::once(&head[..]).chain(std::iter::repeat_n(&[b'x'; 1000][..], 100)) {
+            let fed = splitter.feed(piece, |end, _, _, _| panic!("nothing ends at {end}"));
+            assert_eq!(fed, Ok(()));
         }
         assert!(splitter.carry.capacity() < 4096);
     }
