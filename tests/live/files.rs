@@ -4,7 +4,7 @@ use super::{END, Live, SOON, acknowledged, fill, is_equal, source, until};
 use crate::replay::Target;
 use crate::support::cli::{convert, replay_at};
 use crate::support::client::call;
-use crate::support::data::{DataSet, diff};
+use crate::support::data::{DataSet, diff, is_the_programs};
 use crate::support::load::{Load, Mix};
 use crate::support::server::Server;
 use crate::support::text;
@@ -68,7 +68,7 @@ fn files_that_are_kept_are_good_for_everything() {
     let want = DataSet::read(&mut source.client()).without_minus_zero();
     for (server, how) in [(&converted, "converted"), (&replayed, "replayed")] {
         let mut got = DataSet::read(&mut server.client()).without_minus_zero();
-        got.retain(|_, key, _| !key.starts_with(b"__redis-migration"));
+        got.retain(|_, key, _| !is_the_programs(key));
         let mut want = want.clone();
         for side in [&mut want, &mut got] {
             side.forget_what_no_replica_hears_of();

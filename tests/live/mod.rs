@@ -363,7 +363,8 @@ fn ends_equal(live: &mut Live, source: &Server, target: &Target) {
 /// As [`ends_equal`], where the ends of keys may lie so many milliseconds apart.
 fn ends_equal_within(live: &mut Live, source: &Server, target: &Target, slack_ms: i64) {
     live.catches_up();
-    // A run that has just come back may have a snapshot before it.
+    // Until then, the source tells of keys whose lives end.
+    rest();
     if let Err(lag) = acknowledged(source, Duration::from_secs(2)) {
         panic!("{lag}: {}", live.said());
     }

@@ -78,7 +78,8 @@ fn redis_7_0_into_servers_behind_a_proxy() {
 #[test]
 fn valkey_9_1_into_servers_behind_a_proxy() {
     if all(&["valkey-9.1"]) {
-        moves("valkey-9.1", &[], &Target::proxy(&[]), Mix::narrow(), &[]);
+        let target = Target::proxy_over("valkey-9.1", &[], &[]);
+        moves("valkey-9.1", &[], &target, Mix::narrow(), &[]);
     }
 }
 
