@@ -91,6 +91,8 @@ pub type Wishes<'a> = dyn FnMut(&AtRest) -> Result<Wish> + Send + 'a;
 
 /// What a run does beyond others whose log is still being received from a live source.
 pub struct Live<'a> {
+    /// The run that sent the source's snapshot before this one.
+    pub earlier: Option<String>,
     /// Called before the first key of the snapshot is sent.
     pub before: Box<Writes<'a>>,
     /// Called when the snapshot is acknowledged, before anything of the log is sent.
@@ -824,6 +826,9 @@ impl<'a> Job<'a> {
             if let Some(live) = server.live.as_mut().filter(|_| options.from == 0) {
                 (live.before)(&mut server.sink, &mut self.conversion.stream)?;
                 server.sink.drain()?;
+                if let Some(run) = live.earlier.take() {
+                    server.sink.forget_run(&run, &server.representatives)?;
+                }
             }
             if options.from > 0 {
                 self.log.info(&format!(

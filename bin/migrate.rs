@@ -377,6 +377,10 @@ impl Migration<'_> {
             }
             let known = Checkpoint::load(&self.names.checkpoint())?;
             let was_empty = known.as_ref().map(|known| known.was_empty);
+            let earlier = known
+                .as_ref()
+                .filter(|known| known.generation != generation)
+                .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
             self.note_keys_before(spool)?;
             let hooks_spool = spool.clone();
@@ -384,7 +388,10 @@ impl Migration<'_> {
                 generation,
                 was_empty,
                 hooks: Box::new(move |settings, was_empty| {
-                    self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
+                    job::Live {
+                        earlier: earlier.clone(),
+                        ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
+                    }
                 }),
                 saved: self.janitor(spool, &due),
             };
@@ -486,6 +493,7 @@ impl Migration<'_> {
         };
         let mut goal = None;
         job::Live {
+            earlier: None,
             before: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
                 if replaces || !is_due(&spool_before) {
                     return Ok(());
