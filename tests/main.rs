@@ -16,6 +16,7 @@ mod manifest;
 mod preflight;
 mod replay;
 mod rewriting;
+mod scan;
 mod selecting;
 mod support;
 mod torn;

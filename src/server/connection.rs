@@ -752,7 +752,7 @@ fn after(timeout: Duration) -> Instant {
 }
 
 /// Waits until the socket can be read or written; whether it can before the deadline.
-fn wait(fd: BorrowedFd<'_>, writing: bool, deadline: Instant) -> bool {
+pub(crate) fn wait(fd: BorrowedFd<'_>, writing: bool, deadline: Instant) -> bool {
     let flags = match writing {
         true => PollFlags::IN | PollFlags::OUT,
         false => PollFlags::IN,
@@ -791,7 +791,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// What a server said, for a message. Servers repeat what they do not understand, and that may be a password.
-fn words(said: &[u8], endpoint: &Endpoint) -> String {
+pub(crate) fn words(said: &[u8], endpoint: &Endpoint) -> String {
     let said = match find_bytes(said, b", with args beginning with") {
         Some(at) => &said[..at],
         None => said,
