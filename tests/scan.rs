@@ -11,6 +11,7 @@ use redis_migration::{Error, ErrorKind};
 
 use crate::support::cli::converted;
 use crate::support::client::{Client, call};
+use crate::support::cluster::Cluster;
 use crate::support::data::{DataSet, diff, held_by, loaded};
 use crate::support::relay::Relay;
 use crate::support::server::{Server, available};
@@ -245,6 +246,28 @@ fn users_without_a_permission_are_told_which() {
     let rights: Vec<&str> = rights.split(' ').collect();
     let (report, told) = with(&rights).expect("a snapshot");
     assert_eq!((report.keys, told.len()), (1, 0));
+}
+
+#[test]
+fn a_node_of_a_cluster_gives_its_own_keys_and_says_so() {
+    if !available("redis-7.0") {
+        return;
+    }
+    let cluster = Cluster::start("redis-7.0", 2);
+    for i in 0..200 {
+        let key = format!("key:{i}");
+        call!(cluster.client_for(key.as_bytes()), "SET", key, "value");
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut keys = 0;
+    for port in cluster.ports() {
+        let rdb = dir.path().join(format!("{port}.rdb"));
+        let (report, told) = run(&ScanOptions::new(endpoint(port), &rdb)).expect("a snapshot");
+        assert!(told[0].contains("a node of a cluster"), "{told:?}");
+        assert_eq!((report.gone, report.databases), (0, vec![0]));
+        keys += report.keys;
+    }
+    assert_eq!(keys, 200);
 }
 
 #[test]
