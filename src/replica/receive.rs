@@ -357,7 +357,16 @@ impl<'a> Receiver<'a> {
             };
             let away = lost_at.elapsed();
             if away >= self.options.retry_for {
-                return Err(error);
+                return Err(match error.kind() {
+                    ErrorKind::Unreachable { server, why } => Error::unreachable(
+                        server,
+                        format!(
+                            "{why}; it was tried for {} s. The same command goes on where this one ends",
+                            away.as_secs()
+                        ),
+                    ),
+                    _ => error,
+                });
             }
             if self.told_at.elapsed() >= TELL_EVERY {
                 self.told_at = now;
@@ -444,7 +453,10 @@ impl<'a> Receiver<'a> {
         }
         self.begin(&replid, offset, whole)?;
         let acks = announced.is_none();
-        let marked = self.snapshot(&mut wire, announced)?;
+        let marked = self.snapshot(&mut wire, announced).inspect_err(|_| {
+            // It comes whole or not at all, and a disk that is full has better use for the room.
+            let _ = self.options.spool.drop_partial();
+        })?;
         let segment = self
             .options
             .spool
