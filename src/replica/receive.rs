@@ -1103,7 +1103,7 @@ mod tests {
             fake.ack(9001);
         });
         let progress = scene.until(|p| p.generation == 2 && p.received > 9000);
-        assert_eq!((progress.segment, progress.full_resyncs), (2, 1));
+        assert_eq!((progress.segment, progress.full_resyncs), (3, 1));
         let state = scene.spool.state();
         assert_eq!(state.previous.len(), 1);
         assert_eq!(state.previous[0].segments, [1]);

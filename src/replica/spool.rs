@@ -583,6 +583,9 @@ impl Spool {
                 segments: inner.listed.clone(),
             });
             state.generation += 1;
+            // Who follows the segments must not go on into those that come behind another snapshot: where a number is
+            // missing it stops.
+            state.next_seq += 1;
         }
         state.first_seq = state.next_seq;
         state.snapshot_bytes = None;
@@ -1579,7 +1582,7 @@ mod tests {
         let state = spool.state();
         assert_eq!(
             (state.generation, state.first_seq, state.snapshot_bytes),
-            (2, 3, None)
+            (2, 4, None)
         );
         assert_eq!(
             (&state.replid[..], state.delta_offset, state.reconciled),
@@ -1614,11 +1617,11 @@ mod tests {
         assert!(rdb.exists() && !names(dir.path()).rdb.exists());
         take_snapshot(&spool, 7000);
         let segment = spool.create_segment(7000, 0).expect("a segment");
-        assert_eq!(segment.seq, 3);
+        assert_eq!(segment.seq, 4);
         drop((segment, spool));
         let spool = open(dir.path()).expect("a spool");
         let resume = spool.resume().expect("no error").expect("a place");
-        assert_eq!((resume.segment.seq, resume.offset), (3, 7000));
+        assert_eq!((resume.segment.seq, resume.offset), (4, 7000));
         spool.forget_previous(1).expect("it is ours");
         spool.set_reconciled(2).expect("it");
         spool.set_done().expect("it");
