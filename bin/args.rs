@@ -64,6 +64,16 @@ pub enum Command {
     /// The destination is named as redis-cli names it, so that -h is the host; at the end of the line it is help.
     #[command(after_help = "-h at the end of the line prints this, --help more.", after_long_help = REPLAY_EXAMPLES)]
     Replay(Box<ReplayArgs>),
+    /// Bring a live server over: become its replica, load its snapshot, then follow what it does
+    ///
+    /// The snapshot and all that the source does meanwhile are received to files first, so that the source never waits
+    /// for the destination; then they are sent as replay sends them. When it has caught up it stays online until it is
+    /// interrupted, or ends with --until caught-up. Whatever breaks is opened again, and the same command started again
+    /// goes on where it was.
+    ///
+    /// The destination is named by --to, or as redis-cli names it; -h at the end of the line is help.
+    #[command(after_help = "-h at the end of the line prints this, --help more.", after_long_help = MIGRATE_EXAMPLES)]
+    Migrate(Box<MigrateArgs>),
     /// Print the completion script of a shell
     Completions {
         /// The shell
@@ -98,7 +108,19 @@ Examples:
 
 Exit codes are listed by redis-migration --help.";
 
-#[derive(Debug, Args)]
+const MIGRATE_EXAMPLES: &str = "\
+Examples:
+  redis-migration migrate --from redis://10.0.0.1 --to redis://10.0.0.2:22121
+  redis-migration migrate --from redis://10.0.0.1 --to rediss://app@cache.example --askpass --until caught-up
+  redis-migration migrate --from redis://10.0.0.1 -h 10.0.0.2 --rdb /data/dump.rdb --aof /data/delta.aof
+  redis-migration migrate --method scan --from rediss://managed.example --to redis://10.0.0.2
+
+The source's user needs ACL +psync +replconf +ping. While a large snapshot is sent the source keeps its changes in memory: \
+raise its client-output-buffer-limit for replicas and its repl-backlog-size.
+
+Exit codes are listed by redis-migration --help.";
+
+#[derive(Debug, Clone, Args)]
 pub struct ConvertArgs {
     #[command(flatten)]
     pub input: InputArgs,
@@ -122,7 +144,7 @@ pub struct ConvertArgs {
 
 // -h is the host, as with redis-cli; main.rs sees to a bare one at the end. What the shared flags say of outputs that
 // are files is said anew.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(
     disable_help_flag = true,
     mut_arg("checksum", |arg| arg.long_help(REPLAY_CHECKSUM)),
@@ -157,6 +179,147 @@ pub struct ReplayArgs {
     help: Option<bool>,
 }
 
+// --to is what replay calls -u.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    mut_arg("uri", |arg| arg.long("to")),
+)]
+pub struct MigrateArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub spool: SpoolArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Stop when the destination has caught up, instead of staying online
+    ///
+    /// caught-up: everything that the source had done when the snapshot was loaded and its log caught up with is
+    /// acknowledged. Exit code 0.
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Source")]
+    pub until: Option<UntilArg>,
+    /// Worker threads; default: one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), help_heading = "Source")]
+    pub threads: Option<u16>,
+    /// Commands that no known server has: refuse them, or let them pass as they stand
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "stop",
+        help_heading = "Source"
+    )]
+    pub unknown_commands: UnknownArg,
+    /// Expiries nearer than this wait until the destination has caught up
+    ///
+    /// A key whose time passes at the destination before the command arrives that renews it would be lost. So nearer
+    /// expiries are first written as this far ahead; the source's own removals are followed all the while. 0 writes all
+    /// times at once.
+    #[arg(
+        long,
+        value_name = "DUR",
+        default_value = "1d",
+        help_heading = "Source"
+    )]
+    pub hold: Millis,
+    #[command(flatten)]
+    pub failures: FailureArgs,
+    #[command(flatten)]
+    pub batches: BatchArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    #[command(flatten)]
+    pub transform: TransformArgs,
+    #[command(flatten)]
+    pub manners: MannersArgs,
+    /// The command line was the original's: five connections, a twemproxy unless the destination proves to be a
+    /// plain server, and the original's lines of progress.
+    #[arg(long, hide = true)]
+    pub classic: bool,
+    /// Print help; a bare -h at the end prints a shorter one
+    #[arg(long, action = ArgAction::HelpLong)]
+    help: Option<bool>,
+}
+
+/// The live server that is brought over.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Source")]
+pub struct SourceArgs {
+    /// The source as a URI: redis://USER:PASSWORD@HOST:PORT, rediss:// with TLS, or unix://
+    #[arg(long, value_name = "URI", required_unless_present = "from_host")]
+    pub from: Option<String>,
+    /// Its name or address, instead of the URI's
+    #[arg(long, value_name = "HOST")]
+    pub from_host: Option<String>,
+    /// Its port, instead of the URI's; default: 6379
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub from_port: Option<u16>,
+    /// Its password; see -a for who can read it. REDIS_MIGRATION_SOURCE_AUTH keeps it out of the list of processes
+    #[arg(long, value_name = "PASSWORD", allow_hyphen_values = true)]
+    pub from_pass: Option<Password>,
+    /// The user to log in as there
+    #[arg(long, value_name = "USER")]
+    pub from_user: Option<String>,
+    /// Ask for its password on the terminal
+    #[arg(long, conflicts_with_all = ["from_pass", "from_password_file"])]
+    pub from_askpass: bool,
+    /// Read its password from the first line of FILE
+    #[arg(long, value_name = "FILE", conflicts_with = "from_pass")]
+    pub from_password_file: Option<PathBuf>,
+    /// Connect to it with TLS
+    #[arg(long)]
+    pub from_tls: bool,
+    /// Trust the certificates in FILE (PEM) for it instead of those of the system
+    #[arg(long, value_name = "FILE", conflicts_with = "from_insecure")]
+    pub from_cacert: Option<PathBuf>,
+    /// Our own certificate (PEM) for it
+    #[arg(long, value_name = "FILE")]
+    pub from_tls_cert: Option<PathBuf>,
+    /// The private key of --from-tls-cert (PEM); default: in the same file
+    #[arg(long, value_name = "FILE", requires = "from_tls_cert")]
+    pub from_tls_key: Option<PathBuf>,
+    /// The name to find in its certificate; default: the host
+    #[arg(long, value_name = "NAME")]
+    pub from_sni: Option<String>,
+    /// Take any certificate of it
+    #[arg(long)]
+    pub from_insecure: bool,
+    /// How long to try again where the source is away
+    ///
+    /// Counted from the moment when the connection was lost. What was received until then is sent on meanwhile.
+    #[arg(long, value_name = "DUR", default_value = "1h", value_parser = no_less_than_nothing)]
+    pub from_retry_for: Millis,
+    /// How the source is read
+    ///
+    /// psync: as a replica, with all that it does from then on. scan: by SCAN and DUMP, for servers that take no
+    /// replicas (managed services); only the keys as they are found, not what changes meanwhile.
+    #[arg(long, value_enum, value_name = "HOW", default_value = "psync")]
+    pub method: MethodArg,
+}
+
+/// The files that a live source is received to.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Files")]
+pub struct SpoolArgs {
+    /// Where the snapshot is received to
+    #[arg(long, value_name = "FILE", default_value = "dump.rdb")]
+    pub rdb: PathBuf,
+    /// Where the changes are received to: a manifest of append-only files, which lie beside it
+    ///
+    /// FILE.spool and FILE.checkpoint beside it remember how far the run has come.
+    #[arg(long, value_name = "FILE", default_value = "appendonly.aof")]
+    pub aof: PathBuf,
+    /// Keep everything that was received
+    ///
+    /// Otherwise what is acknowledged is removed as the run goes on, and all of it when the run ends with nothing left
+    /// to do.
+    #[arg(long)]
+    pub keep_spool: bool,
+    /// Replace files of these names that no run of this kind made, and begin anew
+    #[arg(long)]
+    pub force: bool,
+}
+
 const REPLAY_CHECKSUM: &str = "\
 When to hold the checksum against the file
 
@@ -176,7 +339,7 @@ const REPLAY_CHECKPOINT_MORE: &str = "\
 It is written as the answers come in, so that no command is lost, and none is sent twice that must not be. A log or \
 a snapshot that is not the same any more ends the run with exit code 5.";
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Input")]
 pub struct InputArgs {
     /// Snapshots and append-only files, one after the other; - is stdin
@@ -209,7 +372,7 @@ pub struct InputArgs {
     pub tmp_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Append-only files")]
 pub struct LogArgs {
     /// Go on when the end is reached: write what its server appends, until interrupted
@@ -258,7 +421,7 @@ pub struct LogArgs {
     pub hold: Millis,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// Write to FILE instead of stdout
@@ -273,7 +436,7 @@ pub struct OutputArgs {
 }
 
 /// What convert and replay do about keys and commands that fail.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Failures")]
 pub struct FailureArgs {
     /// What to do about a key that cannot be read, or a command of a log that cannot be written: stop there, or leave
@@ -290,7 +453,7 @@ pub struct FailureArgs {
     pub rejects: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Form of the commands")]
 pub struct FormArgs {
     /// The form of values
@@ -322,7 +485,7 @@ pub struct FormArgs {
 }
 
 /// What convert and replay have in common in the form of commands.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Form of the commands")]
 pub struct BatchArgs {
     /// Most elements of a command; default: 500, for twemproxy 100
@@ -337,7 +500,7 @@ pub struct BatchArgs {
 }
 
 /// Where commands are sent, in redis-cli's own names, and how.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Destination")]
 pub struct TargetArgs {
     /// Name or address of the server or proxy; default: 127.0.0.1
@@ -523,7 +686,7 @@ fn batch_bytes(text: &str) -> Result<Bytes, String> {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Choosing keys")]
 pub struct FilterArgs {
     /// Only these databases
@@ -564,7 +727,7 @@ pub struct FilterArgs {
     pub now: Option<Moment>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Changing keys")]
 pub struct TransformArgs {
     /// Move database A to B; may be given again
@@ -584,7 +747,7 @@ pub struct TransformArgs {
     pub ttl_shift: Option<Millis>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Manners")]
 pub struct MannersArgs {
     /// Say nothing but failures
@@ -649,6 +812,19 @@ choice!(
 choice!(UnknownArg { Stop => false, Pass => true } -> bool);
 choice!(ExpiredArg { Skip => false, Keep => true } -> bool);
 
+/// When a live migration ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UntilArg {
+    CaughtUp,
+}
+
+/// How a live source is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodArg {
+    Psync,
+    Scan,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SummaryArg {
     Text,
@@ -689,6 +865,43 @@ impl ConvertArgs {
                 now_ms,
             )?
         })
+    }
+}
+
+impl MigrateArgs {
+    /// The replay of what is received, while it is.
+    pub fn replay(&self, checkpoint: PathBuf) -> ReplayArgs {
+        let is_live = self.source.method == MethodArg::Psync;
+        let mut inputs = vec![self.spool.rdb.clone()];
+        inputs.extend(is_live.then(|| self.spool.aof.clone()));
+        ReplayArgs {
+            input: InputArgs {
+                inputs,
+                // It was checked while it was received.
+                checksum: Some(ChecksumArg::Off),
+                threads: self.threads,
+                no_mmap: false,
+                tmp_dir: None,
+            },
+            target: self.target.clone(),
+            logs: LogArgs {
+                follow: is_live,
+                checkpoint: Some(checkpoint),
+                until: None,
+                strict: false,
+                lenient: false,
+                log_time: None,
+                unknown_commands: self.unknown_commands,
+                hold: self.hold,
+            },
+            failures: self.failures.clone(),
+            batches: self.batches.clone(),
+            filter: self.filter.clone(),
+            transform: self.transform.clone(),
+            manners: self.manners.clone(),
+            classic: self.classic,
+            help: None,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The original's command line: single-dash words without a subcommand, rewritten into those of `replay`.
+//! The original's command line: single-dash words without a subcommand, rewritten into those of `migrate`, where there is
+//! a source, or of `replay`.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,16 +11,20 @@ use crate::target;
 /// What `-h` prints among the original's words, and what the help of the program ends with.
 pub const USAGE: &str = "\
 The original's options work without a subcommand; the next word is the value, in any order:
+  -sip HOST      the source, whose replica this becomes; without it, files are sent
+  -sport PORT    its port
+  -sauth PASS    its password; REDIS_MIGRATION_SOURCE_AUTH keeps it out of the list of processes
   -dip HOST      the destination, a twemproxy or a server
   -dport PORT    its port
   -dauth PASS    its password; REDISCLI_AUTH keeps it out of the list of processes
-  -rdb FILE      a snapshot, sent first
-  -aof FILE      an append-only file, sent when the destination has acknowledged the snapshot
+  -rdb FILE      the snapshot, sent first; with a source it is received to FILE, default: dump.rdb
+  -aof FILE      what was done since, sent when the destination has acknowledged the snapshot; with a source it is
+                 received to FILE, default: appendonly.aof
   -client N      connections; default: 5
   -h, -v         this text, the version
-  -sip, -sport, -sauth: the source of a live migration, which this version cannot do yet
-The long flags of replay may stand among them, for example --on-exist replace.
+The long flags of migrate, or of replay, may stand among them, for example --on-exist replace.
 
+  redis-migration -sip 10.0.0.1 -sport 6379 -dip 127.0.0.1 -dport 22121 -client 100
   redis-migration -dip 127.0.0.1 -dport 22121 -rdb dump.rdb -aof appendonly.aof -client 100";
 
 /// The words that take a value. `-h` and `-v` do not, and are not of the original alone.
@@ -33,8 +38,8 @@ const CLIENTS_MAX: u16 = 1024;
 /// What the original's words ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Classic {
-    /// A replay: the words that ask for it today, the program's name before them.
-    Replay(Vec<OsString>),
+    /// A replay or a live migration: the words that ask for it today, the program's name before them.
+    Today(Vec<OsString>),
     /// The usage text.
     Help,
     /// The version.
@@ -68,29 +73,21 @@ pub fn is_word(word: &OsStr) -> bool {
 
 /// Rewrites the original's command line. Passwords appear in no sentence.
 pub fn rewrite(words: &[OsString]) -> Classic {
-    let live = words.iter().find(|word| {
-        ["-sip", "-sport", "-sauth"]
-            .iter()
-            .any(|live| *word == live)
-    });
-    match (read(words), live) {
-        (Ok(answer @ (Classic::Help | Classic::Version)), _) => answer,
-        // Whoever wants a live migration need not be told first what else is wrong.
-        (_, Some(word)) => Classic::Wrong(format!(
-            "{}: live migration from a running server is not there yet in this version. What works now is to send \
-             its files: redis-migration -dip HOST -dport PORT -rdb FILE -aof FILE",
-            word.to_string_lossy()
-        )),
-        (Ok(replay), None) => replay,
-        (Err(text), None) => Classic::Wrong(text),
-    }
+    read(words).unwrap_or_else(Classic::Wrong)
 }
 
 fn read(words: &[OsString]) -> Result<Classic, String> {
     let mut program = Cli::command();
     program.build();
-    let replay = program.find_subcommand("replay").expect("a subcommand");
+    let is_live = words.iter().any(|word| {
+        ["-sip", "-sport", "-sauth"]
+            .iter()
+            .any(|live| *word == *live)
+    });
+    let name = if is_live { "migrate" } else { "replay" };
+    let today = program.find_subcommand(name).expect("a subcommand");
 
+    let (mut from_host, mut from_port, mut from_password) = (None, None, None);
     let (mut host, mut port, mut password, mut clients) = (None, None, None, None);
     let (mut rdb, mut aof) = (None, None);
     let mut passed: Vec<OsString> = Vec::new();
@@ -103,6 +100,8 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
             let name = word.to_str().expect("it equals one of the words");
             let value = value(name, rest.next())?;
             match name {
+                "-sip" => from_host = Some(value),
+                "-sport" => from_port = Some(number(name, value, u16::MAX)?),
                 "-dip" => host = Some(value),
                 "-dport" => port = Some(number(name, value, u16::MAX)?),
                 "-client" => clients = Some(number(name, value, CLIENTS_MAX)?),
@@ -114,8 +113,9 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
                 }
                 _ => {
                     behind_password = true;
-                    if name == "-dauth" {
-                        password = Some(value);
+                    match name {
+                        "-dauth" => password = Some(value),
+                        _ => from_password = Some(value),
                     }
                 }
             }
@@ -132,7 +132,7 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
             Some("-v" | "-V" | "--version") => return Ok(Classic::Version),
             _ => {}
         }
-        match modern(replay, word) {
+        match modern(today, word) {
             Some(flag) => {
                 passed.push(word.clone());
                 if flag.get_action().takes_values() && !word.to_string_lossy().contains('=') {
@@ -144,7 +144,8 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
                 let (shown, _) = target::mask_flag(&word.to_string_lossy());
                 let name = shown.split('=').next().unwrap_or_default();
                 return Err(format!(
-                    "{name} is none of the original's words, and no flag of replay; -h lists them"
+                    "{name} is none of the original's words, and no flag of {}; -h lists them",
+                    today.get_name()
                 ));
             }
             None if secret => {
@@ -162,9 +163,15 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
         }
     }
 
+    if is_live && from_host.is_none() {
+        return Err("-sip is missing: the source's address".to_owned());
+    }
+    if is_live && from_port.is_none() {
+        return Err("-sport is missing: the source's port".to_owned());
+    }
     let host = host.ok_or("-dip is missing: the destination's address")?;
     let port = port.ok_or("-dport is missing: the destination's port")?;
-    if rdb.is_none() && aof.is_none() {
+    if !is_live && rdb.is_none() && aof.is_none() {
         return Err("-rdb or -aof is missing: the file to send".to_owned());
     }
     let joined = |flag: &str, value: &OsStr| {
@@ -174,7 +181,7 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
     };
     let mut line = vec![
         words[0].clone(),
-        "replay".into(),
+        name.into(),
         "--classic".into(),
         joined("-h=", host),
         format!("-p={port}").into(),
@@ -186,10 +193,21 @@ fn read(words: &[OsString]) -> Result<Classic, String> {
     if let Some(clients) = clients {
         line.push(format!("--connections={clients}").into());
     }
+    let (Some(from_host), Some(from_port)) = (from_host, from_port) else {
+        line.append(&mut passed);
+        line.push("--".into());
+        line.extend(rdb.into_iter().chain(aof).cloned());
+        return Ok(Classic::Today(line));
+    };
+    line.push(joined("--from-host=", from_host));
+    line.push(format!("--from-port={from_port}").into());
+    if let Some(password) = from_password.filter(|p| !p.is_empty()) {
+        line.push(joined("--from-pass=", password));
+    }
+    line.extend(rdb.map(|rdb| joined("--rdb=", rdb)));
+    line.extend(aof.map(|aof| joined("--aof=", aof)));
     line.append(&mut passed);
-    line.push("--".into());
-    line.extend(rdb.into_iter().chain(aof).cloned());
-    Ok(Classic::Replay(line))
+    Ok(Classic::Today(line))
 }
 
 /// The word behind a word. Only passwords may begin like flags, and a lone `-` is stdin.
@@ -218,11 +236,11 @@ fn is_flag(word: &OsStr) -> bool {
 }
 
 /// The flag of today that a word is.
-fn modern<'c>(replay: &'c Command, word: &OsStr) -> Option<&'c Arg> {
+fn modern<'c>(today: &'c Command, word: &OsStr) -> Option<&'c Arg> {
     let word = word.to_str()?;
     if let Some(long) = word.strip_prefix("--") {
         let name = long.split('=').next()?;
-        return replay.get_arguments().find(|arg| {
+        return today.get_arguments().find(|arg| {
             arg.get_long() == Some(name)
                 || arg
                     .get_all_aliases()
@@ -234,7 +252,7 @@ fn modern<'c>(replay: &'c Command, word: &OsStr) -> Option<&'c Arg> {
     if letters.next().is_some() {
         return None;
     }
-    replay
+    today
         .get_arguments()
         .find(|arg| arg.get_short() == Some(letter))
 }
@@ -252,7 +270,7 @@ mod tests {
 
     fn rewritten(line: &str) -> String {
         match rewrite(&words(line)) {
-            Classic::Replay(words) => {
+            Classic::Today(words) => {
                 let words: Vec<_> = words.iter().map(|w| w.to_string_lossy()).collect();
                 words[1..].join(" ")
             }
@@ -314,6 +332,21 @@ mod tests {
     }
 
     #[test]
+    fn a_source_makes_it_a_migration() {
+        assert_eq!(
+            rewritten(
+                "-sip 10.0.0.1 -sport 6379 -sauth pw -dip h -dport 1 -rdb /t/d.rdb -aof /t/a.aof -client 100 --keep-spool"
+            ),
+            "migrate --classic -h=h -p=1 --connections=100 --from-host=10.0.0.1 --from-port=6379 --from-pass=pw \
+             --rdb=/t/d.rdb --aof=/t/a.aof --keep-spool"
+        );
+        assert_eq!(
+            rewritten("-dip h -dport 1 -sport 2 -sip s"),
+            "migrate --classic -h=h -p=1 --from-host=s --from-port=2"
+        );
+    }
+
+    #[test]
     fn a_password_may_look_like_anything_and_may_be_empty() {
         assert_eq!(
             rewritten("-dip h -dport 1 -dauth --=-x -rdb f"),
@@ -321,7 +354,7 @@ mod tests {
         );
         let mut line = words("-dip h -dport 1 -rdb f -dauth");
         line.push(OsString::new());
-        let Classic::Replay(line) = rewrite(&line) else {
+        let Classic::Today(line) = rewrite(&line) else {
             panic!("not a replay")
         };
         assert!(
@@ -369,8 +402,11 @@ mod tests {
             ("-dip h -dport 1 -rdb f -dauth", "-dauth needs a value"),
             ("-dip h -dport 1 -rdb f -flush", "-flush"),
             ("-dip h -dport 1 -rdb f g", "g belongs to no word"),
-            ("-sip h -sport 1 -bogus", "-sip: live migration"),
-            ("-dip h -dport 1 -rdb f -sauth pw", "-sauth: live migration"),
+            ("-sip h -sport 1 -bogus", "no flag of migrate"),
+            ("-dip h -dport 1 -rdb f -sauth pw", "-sip is missing"),
+            ("-sip h -dip h -dport 1", "-sport is missing"),
+            ("-sip h -sport 0 -dip h -dport 1", "-sport 0"),
+            ("-sip h -sport 1 -dport 1", "-dip is missing"),
         ] {
             let said = wrong(line);
             assert!(said.contains(word), "{line}: {said}");

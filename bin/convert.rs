@@ -41,7 +41,7 @@ pub fn run(args: &ConvertArgs) -> Exit {
     run::warn_of_merging(&settings, log);
     let started = Instant::now();
     let progress = Progress::default();
-    run::supervise(&args.manners, log, GRACE, &progress, || {
+    run::supervise(&args.manners, log, GRACE, run::watch(&progress), || {
         convert(args, &settings, log, &progress, started)
     })
 }

@@ -21,12 +21,14 @@ use redis_migration::aof::read::{Reader, Tail, TailKind, Until};
 use redis_migration::aof::set::{Piece, Role, Set, end_of_snapshot, is_gone, resume};
 use redis_migration::aof::watch::Watch;
 use redis_migration::command::encode::Settings;
+use redis_migration::command::rewrite::Keep;
 use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
 use redis_migration::pipeline::{Options, Progress, Report, Stream};
-use redis_migration::replay;
+use redis_migration::replay::{self, Start};
+use redis_migration::resp::write::Block;
 use redis_migration::sink::Sink;
 use redis_migration::sink::file::FileSink;
-use redis_migration::sink::server::ServerSink;
+use redis_migration::sink::server::{Place, ServerSink};
 use redis_migration::tally::Tally;
 use redis_migration::{Error, ErrorKind, Result};
 
@@ -38,6 +40,13 @@ use crate::values::{Limit, LogTime};
 
 /// When a run is to end, it waits so long for the answers of what is on its way.
 const DRAIN_FOR: Duration = Duration::from_secs(10);
+
+/// Behind a live source expiries nearer than this stay held back, in milliseconds: a command that renews one may be on
+/// its way, and a destination may stall for a while.
+const NEAR_MS: i64 = 60_000;
+
+/// A live source that has changed nothing for so long is quiet: its expiries are written as they are.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// While a log is followed, its checkpoint is written this often.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
@@ -68,8 +77,62 @@ pub struct Server<'a> {
     pub representatives: Vec<Vec<u8>>,
     /// Told at the begin and the end of a snapshot and of a log, as the original does.
     pub tell: Option<Box<dyn FnMut(&'static str, bool) + Send + 'a>>,
+    /// What a live source adds.
+    pub live: Option<Live<'a>>,
     /// Files begun so far.
     pieces: u32,
+}
+
+/// Writes commands of its own.
+pub type Writes<'a> = dyn FnMut(&mut dyn Sink, &mut Stream) -> Result<()> + Send + 'a;
+
+/// Tells what a live run is to do.
+pub type Wishes<'a> = dyn FnMut(&AtRest) -> Result<Wish> + Send + 'a;
+
+/// What a run does beyond others whose log is still being received from a live source.
+pub struct Live<'a> {
+    /// The run that sent the source's snapshot before this one.
+    pub earlier: Option<String>,
+    /// Called before the first key of the snapshot is sent.
+    pub before: Box<Writes<'a>>,
+    /// Called when the snapshot is acknowledged, before anything of the log is sent.
+    pub between: Box<Writes<'a>>,
+    /// Called when what that sent is acknowledged too.
+    pub reconciled: Box<dyn FnMut() -> Result<()> + Send + 'a>,
+    /// Called when the log has no more for now: what is to be done.
+    pub at_rest: Box<Wishes<'a>>,
+}
+
+/// How a run stands that has sent all there is for now.
+pub struct AtRest {
+    /// How far all is acknowledged.
+    pub place: Place,
+    /// The number of the incremental file that this is in.
+    pub seq: Option<u64>,
+    /// Whether expiries are still held back from before it had caught up for the first time.
+    pub catching_up: bool,
+    /// Whether nothing is on its way.
+    pub idle: bool,
+}
+
+/// Where commands are written that were sent before.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write(&mut self, _blocks: &[Block]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a live run is to do when it has sent all there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Wait for more.
+    Wait,
+    /// End: all that was asked is done.
+    End,
+    /// End because of a signal.
+    Stop,
 }
 
 impl<'a> Server<'a> {
@@ -87,6 +150,7 @@ impl<'a> Server<'a> {
             ours,
             representatives,
             tell: None,
+            live: None,
             pieces: 0,
         }
     }
@@ -352,7 +416,7 @@ impl<'a> Job<'a> {
             && (!self.stopped() || self.args.logs.follow)
             && !matches!(&self.output, Output::Server(_) if self.stopped())
         {
-            self.settle();
+            self.settle(Keep::None(None));
         }
         if let Output::Server(_) = self.output {
             self.end_of_server();
@@ -422,6 +486,14 @@ impl<'a> Job<'a> {
                 // What it goes on with is the log behind them.
                 continue;
             }
+            if last_set
+                && let Output::Server(server) = &mut self.output
+                && let Some(live) = &mut server.live
+            {
+                (live.between)(&mut server.sink, &mut self.conversion.stream)?;
+                server.sink.drain()?;
+                (live.reconciled)()?;
+            }
             if self.set(set, last_set)? == Go::Stop {
                 break;
             }
@@ -440,6 +512,7 @@ impl<'a> Job<'a> {
         let mut pieces = set.pieces;
         let mut from = None;
         let mut base = None;
+        self.note_expiries(&pieces)?;
         let known = match &self.output {
             Output::File(_, checkpoint) => checkpoint.clone(),
             Output::Server(server) => {
@@ -450,8 +523,9 @@ impl<'a> Job<'a> {
                     pieces = resume(pieces, manifest.as_deref(), &start.log, &kept(path))?;
                     from = Some(start.log.clone());
                 }
-                let mut keeper = server.keeper();
-                keeper.log_dir.clone_from(&self.log_dir);
+                // What a live source gave is removed by nobody else.
+                let log_dir = self.log_dir.clone().filter(|_| server.live.is_none());
+                server.keeper().log_dir = log_dir;
                 None
             }
         };
@@ -513,6 +587,41 @@ impl<'a> Job<'a> {
             }
         }
         Ok(Go::On)
+    }
+
+    /// Goes on behind a live source: what was sent last may have expiries that are still to get their true times, and who
+    /// knew them is gone.
+    fn note_expiries(&mut self, pieces: &[Piece]) -> Result<()> {
+        let Output::Server(server) = &self.output else {
+            return Ok(());
+        };
+        let start = server.resumed.as_ref().and_then(|r| r.start.clone());
+        let (Some(Start { log: place, .. }), true) = (start, server.live.is_some()) else {
+            return Ok(());
+        };
+        for piece in pieces {
+            let until = match (piece.role, place.seq) {
+                (Role::Incr { seq, .. }, Some(here)) if seq + 1 == here => None,
+                (Role::Incr { seq, .. }, Some(here)) if seq == here => {
+                    Some(Until::Offset(place.offset))
+                }
+                _ => continue,
+            };
+            let source = &piece.source;
+            let failed = |e| Error::io(format!("{} cannot be opened twice", source.name), e);
+            let file = source.file.try_clone().map_err(failed)?;
+            let mut reader = Reader::new(file, &source.name, 0, false, until);
+            self.conversion.begin_file(0, None);
+            let unseen = Progress::default();
+            let (_, rest) =
+                self.conversion
+                    .log(&mut reader, &mut Nowhere, &mut |_| Ok(()), &unseen);
+            if let Rest::Failed(error) = rest {
+                return Err(error);
+            }
+        }
+        self.conversion.stream.db = None;
+        Ok(())
     }
 
     /// Takes back what a run that was killed wrote behind its checkpoint.
@@ -714,6 +823,13 @@ impl<'a> Job<'a> {
             (options.from, options.replace_before) = server.from(number);
             server.tell("RDB", false);
             server.sink.begin_snapshot(number)?;
+            if let Some(live) = server.live.as_mut().filter(|_| options.from == 0) {
+                (live.before)(&mut server.sink, &mut self.conversion.stream)?;
+                server.sink.drain()?;
+                if let Some(run) = live.earlier.take() {
+                    server.sink.forget_run(&run, &server.representatives)?;
+                }
+            }
             if options.from > 0 {
                 self.log.info(&format!(
                     "{}: what stands before byte {:#x} is acknowledged already",
@@ -816,8 +932,10 @@ impl<'a> Job<'a> {
     }
 
     /// Writes the true times of what was held back.
-    fn settle(&mut self) {
-        let (tally, result) = self.conversion.settle(self.output.sink(), self.progress);
+    fn settle(&mut self, keep: Keep) {
+        let (tally, result) = self
+            .conversion
+            .settle(keep, self.output.sink(), self.progress);
         let result = match &mut self.output {
             Output::Server(server) => result.and_then(|()| server.sink.drain()),
             Output::File(..) => result,
@@ -849,6 +967,8 @@ impl<'a> Job<'a> {
             )));
         };
         let mut follower = Follower::new(path, seq, reader, self.until)?;
+        // Since when the source has changed nothing, and how many changes there were then.
+        let mut quiet = (Instant::now(), 0, true);
         loop {
             let rest = self.commands(follower.reader())?;
             let summary = self.inputs.last_mut().expect("it was begun");
@@ -864,8 +984,11 @@ impl<'a> Job<'a> {
                         Output::Server(server) => server.keeper().holds,
                     };
                     if waits && follower.is_last() {
-                        // What comes from now on comes in time.
-                        self.settle();
+                        // What comes from now on comes in time. That of a live source may have been renewed there already.
+                        self.settle(match &self.output {
+                            Output::Server(server) if server.live.is_some() => Keep::Near(NEAR_MS),
+                            _ => Keep::None(None),
+                        });
                         self.log
                             .info(&format!("{}: caught up", self.current_name()));
                         self.go_on_from_here(follower.reader())?;
@@ -901,12 +1024,54 @@ impl<'a> Job<'a> {
                             if let Output::Server(server) = &mut self.output {
                                 server.sink.tick()?;
                             }
-                            follower.wait()?;
+                            match self.at_rest(&mut quiet)? {
+                                Wish::Wait => follower.wait()?,
+                                Wish::End => return Ok(Go::Stop),
+                                Wish::Stop => {
+                                    self.settle(Keep::None(None));
+                                    return Err(Error::plain(ErrorKind::Stopped));
+                                }
+                            }
                         }
                     }
                 }
             }
         }
+    }
+
+    /// What a live run does where it has sent all there is.
+    fn at_rest(&mut self, quiet: &mut (Instant, u64, bool)) -> Result<Wish> {
+        let Output::Server(server) = &mut self.output else {
+            return Ok(Wish::Wait);
+        };
+        let place = server.sink.acknowledged();
+        let (catching_up, seq) = {
+            let keeper = server.keeper();
+            let piece = keeper.checkpoint.pieces.get(place.piece as usize);
+            (keeper.holds, piece.and_then(|piece| piece.file.seq))
+        };
+        let Some(live) = &mut server.live else {
+            return Ok(Wish::Wait);
+        };
+        let wish = (live.at_rest)(&AtRest {
+            place,
+            seq,
+            catching_up,
+            idle: server.sink.is_idle(),
+        })?;
+        let changes = self.conversion.changes();
+        let (since, before, settled) = quiet;
+        if changes != *before {
+            (*since, *before, *settled) = (Instant::now(), changes, false);
+        } else if !*settled && !catching_up && since.elapsed() > QUIET {
+            // Nobody writes there any more: what is near now has its own time.
+            self.settle(Keep::None(Some(NEAR_MS)));
+            *settled = true;
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+        }
+        Ok(wish)
     }
 
     /// Begins a log at the destination.

@@ -6,6 +6,7 @@ mod args;
 mod classic;
 mod convert;
 mod job;
+mod migrate;
 mod outcome;
 mod rejects;
 mod replay;
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().collect();
     if classic::is_classic(&words) {
         words = match classic::rewrite(&words) {
-            Classic::Replay(words) => words,
+            Classic::Today(words) => words,
             Classic::Help => return print(format!("{}\n", classic::USAGE).as_bytes()).into(),
             Classic::Version => return print(Cli::command().render_version().as_bytes()).into(),
             Classic::Wrong(text) => {
@@ -36,11 +37,11 @@ fn main() -> ExitCode {
                 return Exit::Usage.into();
             }
         };
-    } else if asks_replay_for_help(&words) {
+    } else if let Some(name) = asked_for_help(&words) {
         let mut program = Cli::command();
         program.build();
-        let replay = program.find_subcommand_mut("replay").expect("a subcommand");
-        let _ = replay.print_help();
+        let subcommand = program.find_subcommand_mut(name).expect("a subcommand");
+        let _ = subcommand.print_help();
         return Exit::Done.into();
     }
     let cli = match Cli::try_parse_from(words) {
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     let exit = match cli.command {
         Command::Convert(args) => convert::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut script);
@@ -70,13 +72,15 @@ fn main() -> ExitCode {
 }
 
 /// As with redis-cli: -h is the host, but where no word follows it is a question.
-fn asks_replay_for_help(words: &[OsString]) -> bool {
+fn asked_for_help(words: &[OsString]) -> Option<&'static str> {
     let [_, subcommand, rest @ ..] = words else {
-        return false;
+        return None;
     };
-    subcommand == "replay"
-        && rest.last().is_some_and(|word| word == "-h")
-        && !rest.iter().any(|word| word == "--")
+    let asks =
+        rest.last().is_some_and(|word| word == "-h") && !rest.iter().any(|word| word == "--");
+    ["replay", "migrate"]
+        .into_iter()
+        .find(|name| asks && subcommand == name)
 }
 
 fn man(subcommand: Option<&str>) -> Exit {

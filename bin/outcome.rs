@@ -22,7 +22,7 @@ pub enum Exit {
     Policy,
     /// A local file could not be read or written.
     LocalFile,
-    /// `--lock` is held by another run.
+    /// `--lock`, or a file of the spool, is held by another run.
     Locked,
     /// Interrupted by this signal.
     Signal(i32),
@@ -59,7 +59,10 @@ impl Exit {
             | ErrorKind::Exists { .. }
             | ErrorKind::PayloadVersion { .. }
             | ErrorKind::Lost { .. }
-            | ErrorKind::Refused { .. } => Exit::Policy,
+            | ErrorKind::Refused { .. }
+            | ErrorKind::SpoolForeign { .. }
+            | ErrorKind::SpoolDamaged { .. } => Exit::Policy,
+            ErrorKind::SpoolInUse { .. } => Exit::Locked,
             _ => Exit::Corrupt,
         }
     }
@@ -142,6 +145,9 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             return None;
         }
         ErrorKind::Databases(_) | ErrorKind::Stopped => return None,
+        ErrorKind::SpoolInUse { .. }
+        | ErrorKind::SpoolForeign { .. }
+        | ErrorKind::SpoolDamaged { .. } => return None,
         // Their sentences say it themselves: it depends on what the server answered.
         ErrorKind::Unreachable { .. } | ErrorKind::Login { .. } | ErrorKind::Unfit(_) => {
             return None;

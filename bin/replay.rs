@@ -22,7 +22,7 @@ use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind};
 
 use crate::args::{ModeArg, PresentArg, ReplayArgs};
-use crate::job::{Ended, Inputs, Job, JobArgs, Output, Server, lock};
+use crate::job::{Ended, Inputs, Job, JobArgs, Live, Output, Server, lock};
 use crate::outcome::{self, Exit};
 use crate::rejects::Rejects;
 use crate::report::{Log, Summary};
@@ -63,7 +63,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
     };
     let started = Instant::now();
     let progress = Progress::default();
-    run::supervise(&args.manners, log, GRACE, &progress, || {
+    run::supervise(&args.manners, log, GRACE, run::watch(&progress), || {
         let run = Run {
             args,
             endpoint,
@@ -71,13 +71,14 @@ pub fn run(args: &ReplayArgs) -> Exit {
             progress: &progress,
             started,
             now_ms,
+            live: None,
         };
         run.go()
     })
 }
 
 /// What cannot be asked for together.
-fn check(args: &ReplayArgs) -> Result<(), String> {
+pub fn check(args: &ReplayArgs) -> Result<(), String> {
     let stdin = args.input.inputs.iter().any(|p| p == Path::new("-"));
     if args.logs.follow && args.input.inputs.len() > 1 && stdin {
         return Err("--follow needs files or directories, not stdin".to_owned());
@@ -95,22 +96,63 @@ fn check(args: &ReplayArgs) -> Result<(), String> {
     Ok(())
 }
 
-struct Run<'a> {
-    args: &'a ReplayArgs,
-    endpoint: Endpoint,
-    log: Log,
-    progress: &'a Progress,
-    started: Instant,
-    now_ms: i64,
+/// A replay under way.
+pub struct Run<'a> {
+    pub args: &'a ReplayArgs,
+    pub endpoint: Endpoint,
+    pub log: Log,
+    pub progress: &'a Progress,
+    pub started: Instant,
+    pub now_ms: i64,
+    /// Where the inputs are still being received from a live source.
+    pub live: Option<LiveRun<'a>>,
+}
+
+/// What a live source changes in a replay.
+pub struct LiveRun<'a> {
+    /// Which of the source's snapshots this is, counted from 1.
+    pub generation: u64,
+    /// Whether the destination had no keys before the first of them, where that was one before this.
+    pub was_empty: Option<bool>,
+    /// What is done beside, for the settings of this run.
+    pub hooks: Box<Hooks<'a>>,
+    /// Told whenever it was written down how far all is acknowledged.
+    pub saved: Arc<Saved<'a>>,
+}
+
+/// Makes what is done beside, for settings, and whether the destination had no keys.
+pub type Hooks<'a> = dyn Fn(&Settings, bool) -> Live<'a> + Send + 'a;
+
+/// Told how far all is acknowledged.
+pub type Saved<'a> = dyn Fn(&Keeper, &Place) + Send + Sync + 'a;
+
+/// How an attempt ended.
+pub enum Attempt<'a> {
+    /// With nothing but words.
+    Said(Finish<'a>),
+    /// In the middle or at its end.
+    Sent(Box<Ending<'a>>),
+}
+
+impl<'a> Attempt<'a> {
+    pub fn finish(self) -> Finish<'a> {
+        match self {
+            Attempt::Said(finish) => finish,
+            Attempt::Sent(ending) => Box::new(move |signal| ending.say(signal)),
+        }
+    }
 }
 
 impl<'a> Run<'a> {
     fn go(self) -> Finish<'a> {
-        self.begin().unwrap_or_else(|early| self.finish(early))
+        match self.begin() {
+            Ok(attempt) => attempt.finish(),
+            Err(early) => self.finish(early),
+        }
     }
 
     /// What is said of a run that did not begin.
-    fn finish(&self, early: Early) -> Finish<'a> {
+    pub fn finish(&self, early: Early) -> Finish<'a> {
         let (log, hide) = (self.log, self.args.manners.hide_keys);
         match early {
             Early::Said(text, exit) => Box::new(move |_| {
@@ -157,7 +199,7 @@ impl<'a> Run<'a> {
         reached: Checkpoint,
         destination: &Destination,
         rejects: Arc<Mutex<Rejects>>,
-    ) -> Result<Finish<'a>, Early> {
+    ) -> Result<Attempt<'a>, Early> {
         let inputs = Inputs::open(&self.args.input, &self.args.logs, self.progress, self.log)
             .map_err(|(name, error)| Early::Failed(name, error))?;
         self.attempt(
@@ -169,7 +211,7 @@ impl<'a> Run<'a> {
         )
     }
 
-    fn begin(&self) -> Result<Finish<'a>, Early> {
+    fn begin(&self) -> Result<Attempt<'a>, Early> {
         let (args, log) = (self.args, self.log);
         let known = match &args.logs.checkpoint {
             Some(path) => Checkpoint::load(path)?,
@@ -177,6 +219,13 @@ impl<'a> Run<'a> {
         };
         let inputs = Inputs::open(&args.input, &args.logs, self.progress, log)
             .map_err(|(name, error)| Early::Failed(name, error))?;
+        let destination = self.look(Some(inputs.bytes()))?;
+        self.attempt(known, inputs, &destination, self.rejects()?, None)
+    }
+
+    /// Finds out what the destination is, and says so.
+    pub fn look(&self, bytes: Option<u64>) -> Result<Destination, Error> {
+        let args = self.args;
         let destination = preflight::look(
             &self.endpoint,
             &Wish {
@@ -191,29 +240,34 @@ impl<'a> Run<'a> {
                     .proxy_stats
                     .as_ref()
                     .map(|stats| (stats.host.clone(), stats.port)),
-                bytes: Some(inputs.bytes()),
+                bytes,
             },
         )?;
         self.introduce(&destination);
-        let rejects = Rejects::create(
+        Ok(destination)
+    }
+
+    /// Where what cannot be written is listed.
+    pub fn rejects(&self) -> Result<Arc<Mutex<Rejects>>, Early> {
+        let args = self.args;
+        Rejects::create(
             args.failures.rejects.as_deref(),
             args.manners.hide_keys,
-            log,
+            self.log,
         )
-        .map_err(|text| Early::Said(text, Exit::LocalFile))?;
-        let rejects = Arc::new(Mutex::new(rejects));
-        self.attempt(known, inputs, &destination, rejects, None)
+        .map(|rejects| Arc::new(Mutex::new(rejects)))
+        .map_err(|text| Early::Said(text, Exit::LocalFile))
     }
 
     /// A run into a destination that is known by now, in the form that was asked for or in `mode`.
-    fn attempt(
+    pub fn attempt(
         &self,
         known: Option<Checkpoint>,
         inputs: Inputs,
         destination: &Destination,
         rejects: Arc<Mutex<Rejects>>,
         mode: Option<Mode>,
-    ) -> Result<Finish<'a>, Early> {
+    ) -> Result<Attempt<'a>, Early> {
         let (args, log) = (self.args, self.log);
         let inputs_named: Vec<String> = args
             .input
@@ -225,8 +279,15 @@ impl<'a> Run<'a> {
             self.is_same(known, &inputs_named, destination)?;
         }
         let empty = destination.keys_known && destination.keys == 0;
-        let was_empty = known.as_ref().map_or(empty, |known| known.was_empty);
-        if !empty && known.is_none() && destination.keys_known && args.target.on_exist.is_none() {
+        let live = self.live.as_ref();
+        let was_empty = known
+            .as_ref()
+            .map(|known| known.was_empty)
+            .or(live.and_then(|live| live.was_empty))
+            .unwrap_or(empty);
+        // Into one destination several sources may be brought at once: there each key is looked at.
+        let unsaid = known.is_none() && live.is_none() && args.target.on_exist.is_none();
+        if !empty && destination.keys_known && unsaid {
             return Err(Error::plain(ErrorKind::Unfit(format!(
                 "{} holds {} keys already, and nothing was said of them: --on-exist fail stops at the first key that is \
                  there, skip leaves such keys as they are, replace replaces them, merge adds to them",
@@ -236,6 +297,10 @@ impl<'a> Run<'a> {
             .into());
         }
         let mut settings = self.settings(destination, was_empty)?;
+        if live.is_some_and(|live| live.generation > 1) && settings.on_exist == OnExist::IfNone {
+            // Keys of the snapshot before this one are there, and are ours.
+            settings.on_exist = OnExist::Replace;
+        }
         settings.mode = mode.unwrap_or(settings.mode);
         // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
         let unfinished = known.as_ref().filter(|known| !known.done);
@@ -259,7 +324,12 @@ impl<'a> Run<'a> {
         }
         settings.log.guarded = is_proxy && !at_least_once;
         if args.target.dry_run {
-            return Ok(self.dry_run(settings, inputs, rejects, destination));
+            return Ok(Attempt::Said(self.dry_run(
+                settings,
+                inputs,
+                rejects,
+                destination,
+            )));
         }
         if let Some(known) = known
             .as_ref()
@@ -276,10 +346,10 @@ impl<'a> Run<'a> {
                 }
             };
             let text = format!("{}: {what}", inputs_named.join(", "));
-            return Ok(Box::new(move |_| {
+            return Ok(Attempt::Said(Box::new(move |_| {
                 log.info(&text);
                 Exit::Done
-            }));
+            })));
         }
         let checkpoint = Checkpoint {
             program: Checkpoint::PROGRAM.to_owned(),
@@ -287,6 +357,7 @@ impl<'a> Run<'a> {
             run: known
                 .as_ref()
                 .map_or_else(new_run, |known| known.run.clone()),
+            generation: live.map_or(0, |live| live.generation),
             inputs: inputs_named,
             destination: self.endpoint.address.to_string(),
             dialect: word(destination.dialect).to_owned(),
@@ -315,7 +386,10 @@ impl<'a> Run<'a> {
             ..Place::default()
         });
         let resumed = unfinished.is_some();
-        let policy = self.policy();
+        let policy = match settings.on_exist {
+            OnExist::Replace => Policy::Replace,
+            _ => self.policy(),
+        };
         let ours = was_empty || policy == Policy::Replace;
         let doubt_before = unfinished
             .filter(|_| !ours)
@@ -353,7 +427,15 @@ impl<'a> Run<'a> {
             },
             save: {
                 let keeper = keeper.clone();
-                Box::new(move |place: &Place| lock_keeper(&keeper).reach(place))
+                let saved = live.map(|live| live.saved.clone());
+                Box::new(move |place: &Place| {
+                    let mut keeper = lock_keeper(&keeper);
+                    keeper.reach(place)?;
+                    if let Some(saved) = &saved {
+                        saved(&keeper, place);
+                    }
+                    Ok(())
+                })
             },
             ahead: {
                 let keeper = keeper.clone();
@@ -374,14 +456,15 @@ impl<'a> Run<'a> {
             ours,
             representatives,
         );
-        if args.classic {
+        if args.classic && live.is_none() {
             server.tell = Some(self.original_lines());
         }
+        server.live = live.map(|live| (live.hooks)(&settings, was_empty));
         Ok(self.send(settings, inputs, rejects, server, destination))
     }
 
     /// Whether the destination can be written to, and writes to where it shall.
-    fn try_writing(&self, destination: &Destination) -> Result<(), Error> {
+    pub fn try_writing(&self, destination: &Destination) -> Result<(), Error> {
         let database = preflight::probe_writes(&self.endpoint, destination)?;
         match (database, self.args.target.proxy_db) {
             (Some(found), Some(wanted)) if found != wanted => {
@@ -633,7 +716,7 @@ impl<'a> Run<'a> {
         rejects: Arc<Mutex<Rejects>>,
         server: Server<'_>,
         destination: &Destination,
-    ) -> Finish<'a> {
+    ) -> Attempt<'a> {
         let mut job = Job::new(
             self.job_args(),
             &settings,
@@ -661,7 +744,7 @@ impl<'a> Run<'a> {
             drop(server);
             return self
                 .by_commands(reached, destination, rejects)
-                .unwrap_or_else(|early| self.finish(early));
+                .unwrap_or_else(|early| Attempt::Said(self.finish(early)));
         }
         let counts = server.sink.counts;
         summary.sent = Some((counts, failed.is_none()));
@@ -705,7 +788,7 @@ impl<'a> Run<'a> {
             let _ = lock(&rejects).list(&reject);
         }
         let rejected = lock(&rejects).finish();
-        let ending = Ending {
+        Attempt::Sent(Box::new(Ending {
             args: self.args,
             log: self.log,
             started: self.started,
@@ -716,13 +799,12 @@ impl<'a> Run<'a> {
             lost,
             place,
             address: self.endpoint.address.to_string(),
-        };
-        Box::new(move |signal| ending.say(signal))
+        }))
     }
 }
 
 /// Why a run did not begin.
-enum Early {
+pub enum Early {
     Said(String, Exit),
     Failed(String, Error),
 }
@@ -784,12 +866,12 @@ fn estimate(summary: &Summary, dialect: Dialect) -> String {
 }
 
 /// The last words.
-struct Ending<'a> {
+pub struct Ending<'a> {
     args: &'a ReplayArgs,
     log: Log,
     started: Instant,
     summary: Summary,
-    failed: Option<Error>,
+    pub failed: Option<Error>,
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,
@@ -798,7 +880,7 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    fn say(mut self, signal: Option<i32>) -> Exit {
+    pub fn say(mut self, signal: Option<i32>) -> Exit {
         let (args, log) = (self.args, self.log);
         let hide = args.manners.hide_keys;
         let mut exit = if self.summary.torn {

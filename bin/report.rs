@@ -129,6 +129,18 @@ impl Shown {
         }
     }
 
+    /// As [`update`](Self::update), for what has words of its own: so much of so much is done.
+    pub fn tell(&mut self, (done, total): (u64, u64), text: impl FnOnce() -> String) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done.min(total));
+            bar.set_message(text());
+        } else if self.last.elapsed() >= self.interval {
+            self.last = Instant::now();
+            self.log.info(&text());
+        }
+    }
+
     /// Leaves the terminal clean for what is said next.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
@@ -512,9 +524,22 @@ impl Summary {
     }
 }
 
+/// Gauges for Prometheus: name, what it tells, value.
+pub fn metrics(gauges: &[(&str, &str, f64)]) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    for (name, help, value) in gauges {
+        let _ = writeln!(
+            out,
+            "# HELP redis_migration_{name} {help}\n# TYPE redis_migration_{name} gauge\nredis_migration_{name} {value}"
+        );
+    }
+    out
+}
+
 /// Puts a small file in its place as a whole, so that no reader sees half of it. Devices and pipes are written as
 /// they are.
-fn replace(path: &Path, text: &str) -> Result<(), String> {
+pub fn replace(path: &Path, text: &str) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("{}: {e}", path.display());
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
         return std::fs::write(path, text).map_err(failed);

@@ -78,12 +78,12 @@ pub type Finish<'a> = Box<dyn FnOnce(Option<i32>) -> Exit + Send + 'a>;
 
 /// Runs `work` while signals are listened to and progress is shown, and ends with what it leaves to say.
 ///
-/// `grace`: after a signal the run gets this long to end by itself, for it may be waiting in a read or a write.
+/// `watch` is called ten times a second, with the signal that came. `grace`: after a signal the run gets this long to end by itself, for it may be waiting in a read or a write.
 pub fn supervise<'a>(
     manners: &MannersArgs,
     log: Log,
     grace: Duration,
-    progress: &'a Progress,
+    mut watch: impl FnMut(&mut Shown, Option<i32>),
     work: impl FnOnce() -> Finish<'a> + Send,
 ) -> Exit {
     let signal = Arc::new(AtomicUsize::new(0));
@@ -103,21 +103,28 @@ pub fn supervise<'a>(
         while let Err(RecvTimeoutError::Timeout) = finished.recv_timeout(Duration::from_millis(100))
         {
             let caught = signal.load(Ordering::Relaxed) as i32;
-            if caught != 0 {
-                progress.stop.store(true, Ordering::Relaxed);
-                if since_signal.get_or_insert_with(Instant::now).elapsed() > grace {
-                    shown.clear();
-                    log.failure("interrupted while waiting for a reader, a writer or a server");
-                    std::process::exit(i32::from(Exit::Signal(caught).code()));
-                }
+            if caught != 0 && since_signal.get_or_insert_with(Instant::now).elapsed() > grace {
+                shown.clear();
+                log.failure("interrupted while waiting for a reader, a writer or a server");
+                std::process::exit(i32::from(Exit::Signal(caught).code()));
             }
-            shown.update(progress);
+            watch(&mut shown, (caught != 0).then_some(caught));
         }
         shown.clear();
         let finish = worker.join().expect("a run does not panic");
         let caught = signal.load(Ordering::Relaxed) as i32;
         finish(if caught != 0 { Some(caught) } else { None })
     })
+}
+
+/// What most runs do meanwhile: show how far they are, and stop when a signal came.
+pub fn watch(progress: &Progress) -> impl FnMut(&mut Shown, Option<i32>) {
+    |shown, signal| {
+        if signal.is_some() {
+            progress.stop.store(true, Ordering::Relaxed);
+        }
+        shown.update(progress);
+    }
 }
 
 /// The first signal asks the run to stop, the second ends it at once.

@@ -7,11 +7,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
-use redis_migration::server::endpoint::{self, Address, Endpoint, Secret, Tls};
+use redis_migration::server::endpoint::{self, Address, Endpoint, Secret, Tls, Ways};
 
-use crate::args::TargetArgs;
+use crate::args::{SourceArgs, TargetArgs};
 use crate::classic;
 use crate::outcome::Exit;
+use crate::values::Password;
 
 /// A longer first line is no password but the wrong file.
 const PASSWORD_MAX: u64 = 64 << 10;
@@ -22,36 +23,123 @@ const PASSWORD_MAX: u64 = 64 << 10;
 /// code, and show no password.
 pub fn endpoint(args: &TargetArgs) -> Result<Endpoint, (String, Exit)> {
     let ask = || rpassword::prompt_password("Password: ").map(String::into_bytes);
-    resolve(args, std::env::var_os("REDISCLI_AUTH"), ask)
+    resolve(&args.into(), std::env::var_os("REDISCLI_AUTH"), ask)
+}
+
+/// The environment's password for the source of a live migration.
+pub const SOURCE_AUTH: &str = "REDIS_MIGRATION_SOURCE_AUTH";
+
+/// The source that the flags name, as [`endpoint`] otherwise.
+pub fn source(args: &SourceArgs, timeout_ms: i64) -> Result<Endpoint, (String, Exit)> {
+    let ask = || rpassword::prompt_password("Password of the source: ").map(String::into_bytes);
+    let named = Named {
+        uri: args.from.as_deref(),
+        host: args.from_host.as_deref(),
+        port: args.from_port,
+        socket: None,
+        pass: args.from_pass.as_ref(),
+        user: args.from_user.as_deref(),
+        askpass: args.from_askpass,
+        password_file: args.from_password_file.as_deref(),
+        tls: args.from_tls,
+        cacert: args.from_cacert.as_deref(),
+        tls_cert: args.from_tls_cert.as_deref(),
+        tls_key: args.from_tls_key.as_deref(),
+        sni: args.from_sni.as_deref(),
+        insecure: args.from_insecure,
+        timeout_ms,
+        is_source: true,
+    };
+    resolve(&named, std::env::var_os(SOURCE_AUTH), ask)
+}
+
+/// What the flags say of a server, of whichever side.
+struct Named<'a> {
+    uri: Option<&'a str>,
+    host: Option<&'a str>,
+    port: Option<u16>,
+    socket: Option<&'a Path>,
+    pass: Option<&'a Password>,
+    user: Option<&'a str>,
+    askpass: bool,
+    password_file: Option<&'a Path>,
+    tls: bool,
+    cacert: Option<&'a Path>,
+    tls_cert: Option<&'a Path>,
+    tls_key: Option<&'a Path>,
+    sni: Option<&'a str>,
+    insecure: bool,
+    timeout_ms: i64,
+    /// Its flags begin with --from.
+    is_source: bool,
+}
+
+impl<'a> From<&'a TargetArgs> for Named<'a> {
+    fn from(args: &'a TargetArgs) -> Named<'a> {
+        Named {
+            uri: args.uri.as_deref(),
+            host: args.host.as_deref(),
+            port: args.port,
+            socket: args.socket.as_deref(),
+            pass: args.pass.as_ref(),
+            user: args.user.as_deref(),
+            askpass: args.askpass,
+            password_file: args.password_file.as_deref(),
+            tls: args.tls,
+            cacert: args.cacert.as_deref(),
+            tls_cert: args.tls_cert.as_deref(),
+            tls_key: args.tls_key.as_deref(),
+            sni: args.sni.as_deref(),
+            insecure: args.insecure,
+            timeout_ms: args.timeout.0,
+            is_source: false,
+        }
+    }
 }
 
 fn resolve(
-    args: &TargetArgs,
+    args: &Named<'_>,
     environment: Option<OsString>,
     ask: impl FnOnce() -> std::io::Result<Vec<u8>>,
 ) -> Result<Endpoint, (String, Exit)> {
     let usage = |text: &str| Err((text.to_owned(), Exit::Usage));
-    let uri = match args.uri.as_deref().map(endpoint::parse_uri).transpose() {
+    // The flags of a source have names of their own.
+    let flag = |own: &'static str, source: &'static str| if args.is_source { source } else { own };
+    let long = |name: &str| match args.is_source {
+        true => format!("--from-{name}"),
+        false => format!("--{name}"),
+    };
+    let of_uri = flag("-u", "--from");
+    let uri = match args.uri.map(endpoint::parse_uri).transpose() {
         Ok(uri) => uri,
-        Err(text) => return usage(&format!("-u: {text}")),
+        Err(text) => return usage(&format!("{of_uri}: {text}")),
     };
     if let Some(db) = uri.as_ref().and_then(|uri| uri.db)
         && db != 0
     {
-        return usage(&format!(
-            "-u: the URI names database {db}, but keys go to the database they were in; --db-map A={db} moves those of \
-             database A there"
-        ));
+        return usage(&match args.is_source {
+            true => format!(
+                "{of_uri}: the URI names database {db}, but a source gives all of its databases; --db {db} chooses one"
+            ),
+            false => format!(
+                "{of_uri}: the URI names database {db}, but keys go to the database they were in; --db-map A={db} moves \
+                 those of database A there"
+            ),
+        });
     }
     let (place, uri_user, uri_password, uri_tls) = match uri {
         Some(uri) => (Some(uri.address), uri.user, uri.password, uri.tls),
         None => (None, None, None, false),
     };
-    let address = match (&args.socket, place) {
-        (Some(path), _) => Address::Unix(path.clone()),
+    let address = match (args.socket, place) {
+        (Some(path), _) => Address::Unix(path.to_owned()),
         (None, Some(Address::Unix(path))) => {
             if args.host.is_some() || args.port.is_some() {
-                return usage("-u: the URI is of a Unix socket, which has neither -h nor -p");
+                return usage(&format!(
+                    "{of_uri}: the URI is of a Unix socket, which has neither {} nor {}",
+                    flag("-h", "--from-host"),
+                    flag("-p", "--from-port")
+                ));
             }
             Address::Unix(path)
         }
@@ -61,7 +149,7 @@ fn resolve(
                 _ => ("127.0.0.1".to_owned(), 6379),
             };
             Address::Tcp {
-                host: args.host.clone().unwrap_or(host),
+                host: args.host.map_or(host, str::to_owned),
                 port: args.port.unwrap_or(port),
             }
         }
@@ -69,30 +157,34 @@ fn resolve(
     if let Address::Tcp { host, .. } = &address
         && host.is_empty()
     {
-        return usage("-h: the host is empty");
+        return usage(&format!("{}: the host is empty", flag("-h", "--from-host")));
     }
 
     let tls = if args.tls || uri_tls {
         if matches!(address, Address::Unix(_)) {
-            return usage("--tls: a Unix socket has none");
+            return usage(&format!("{}: a Unix socket has none", long("tls")));
         }
         Some(Tls {
-            ca_cert: args.cacert.clone(),
-            cert: args.tls_cert.clone(),
-            key: args.tls_key.clone(),
-            sni: args.sni.clone(),
+            ca_cert: args.cacert.map(Path::to_owned),
+            cert: args.tls_cert.map(Path::to_owned),
+            key: args.tls_key.map(Path::to_owned),
+            sni: args.sni.map(str::to_owned),
             insecure: args.insecure,
         })
     } else {
         // Who names a certificate means to be safe, and would not be.
         for (given, flag) in [
-            (args.cacert.is_some(), "--cacert"),
-            (args.tls_cert.is_some(), "--tls-cert"),
-            (args.sni.is_some(), "--sni"),
-            (args.insecure, "--insecure"),
+            (args.cacert.is_some(), "cacert"),
+            (args.tls_cert.is_some(), "tls-cert"),
+            (args.sni.is_some(), "sni"),
+            (args.insecure, "insecure"),
         ] {
             if given {
-                return usage(&format!("{flag} needs --tls or a rediss:// URI"));
+                return usage(&format!(
+                    "{} needs {} or a rediss:// URI",
+                    long(flag),
+                    long("tls")
+                ));
             }
         }
         None
@@ -101,31 +193,40 @@ fn resolve(
     let password = if args.askpass {
         let password = ask().map_err(|e| {
             (
-                format!("--askpass: there is no terminal to ask on: {e}"),
+                format!("{}: there is no terminal to ask on: {e}", long("askpass")),
                 Exit::Usage,
             )
         })?;
         Some(Secret::new(password))
-    } else if let Some(path) = &args.password_file {
+    } else if let Some(path) = args.password_file {
         Some(Secret::new(first_line(path)?))
-    } else if let Some(password) = &args.pass {
+    } else if let Some(password) = args.pass {
         Some(Secret::new(password.0.as_bytes().to_vec()))
     } else {
         let environment = environment.filter(|password| !password.is_empty());
         uri_password.or_else(|| environment.map(|password| Secret::new(password.into_vec())))
     };
-    let user = args.user.clone().or(uri_user);
+    let user = args.user.map(str::to_owned).or(uri_user);
     if user.is_some() && password.is_none() {
-        return usage(
-            "there is a user but no password for it; REDISCLI_AUTH, --password-file, --askpass or -a give one",
-        );
+        return usage(&format!(
+            "there is a user but no password for it; {}, {}, {} or {} give one",
+            flag("REDISCLI_AUTH", SOURCE_AUTH),
+            long("password-file"),
+            long("askpass"),
+            flag("-a", "--from-pass")
+        ));
     }
     Ok(Endpoint {
         address,
         user,
         password,
         tls,
-        timeout: Duration::from_millis(args.timeout.0.max(1).unsigned_abs()),
+        timeout: Duration::from_millis(args.timeout_ms.max(1).unsigned_abs()),
+        ways: if args.is_source {
+            &Ways::SOURCE
+        } else {
+            &Ways::DESTINATION
+        },
     })
 }
 
@@ -211,8 +312,16 @@ pub fn mask_flag(text: &str) -> (String, Holds) {
     let same = |holds| (text.to_owned(), holds);
     match text {
         "--" => return same(Holds::Inputs),
-        "--pass" => return same(Holds::Password),
+        "--pass" | "--from-pass" => return same(Holds::Password),
+        "--from" | "--to" => return same(Holds::Uri),
         _ if text.starts_with("--pass=") => return (format!("--pass={HIDDEN}"), Holds::Flag),
+        _ if text.starts_with("--from-pass=") => {
+            return (format!("--from-pass={HIDDEN}"), Holds::Flag);
+        }
+        _ if text.starts_with("--from=") || text.starts_with("--to=") => {
+            let (name, uri) = text.split_once('=').expect("it is there");
+            return (format!("{name}={}", mask_uri(uri)), Holds::Flag);
+        }
         _ if text.starts_with("--") => return same(Holds::Flag),
         _ => {}
     }
@@ -281,12 +390,16 @@ mod tests {
     }
 
     fn found(line: &str, environment: Option<&str>) -> Endpoint {
-        resolve(&args(line), environment.map(OsString::from), nobody)
-            .unwrap_or_else(|(text, _)| panic!("{line}: {text}"))
+        resolve(
+            &(&args(line)).into(),
+            environment.map(OsString::from),
+            nobody,
+        )
+        .unwrap_or_else(|(text, _)| panic!("{line}: {text}"))
     }
 
     fn refused(line: &str) -> String {
-        match resolve(&args(line), None, nobody) {
+        match resolve(&(&args(line)).into(), None, nobody) {
             Err((text, Exit::Usage)) => text,
             Err((text, exit)) => panic!("{line}: {text}, {exit:?}"),
             Ok(_) => panic!("{line}: accepted"),
@@ -365,14 +478,14 @@ mod tests {
 
     #[test]
     fn passwords_are_asked_for_and_read_from_files() {
-        let asked = resolve(&args("--askpass"), Some("env".into()), || {
+        let asked = resolve(&(&args("--askpass")).into(), Some("env".into()), || {
             Ok(b"typed".to_vec())
         });
         assert_eq!(
             password(&asked.expect("a destination")),
             Some(&b"typed"[..])
         );
-        let no_terminal = resolve(&args("--askpass"), None, || {
+        let no_terminal = resolve(&(&args("--askpass")).into(), None, || {
             Err(std::io::Error::other("none"))
         });
         assert!(matches!(no_terminal, Err((text, Exit::Usage)) if text.contains("--askpass")));
@@ -382,7 +495,7 @@ mod tests {
         let read = |bytes: &[u8]| {
             std::fs::write(&path, bytes).expect("a file");
             let line = format!("--password-file {}", path.display());
-            resolve(&args(&line), Some("env".into()), nobody)
+            resolve(&(&args(&line)).into(), Some("env".into()), nobody)
         };
         for (bytes, want) in [
             (&b"secret"[..], &b"secret"[..]),
@@ -395,7 +508,11 @@ mod tests {
         for bytes in [&b""[..], b"\n", &[b'x'; PASSWORD_MAX as usize + 1]] {
             assert!(matches!(read(bytes), Err((_, Exit::LocalFile))));
         }
-        let missing = resolve(&args("--password-file /no/such/file"), None, nobody);
+        let missing = resolve(
+            &(&args("--password-file /no/such/file")).into(),
+            None,
+            nobody,
+        );
         assert!(matches!(missing, Err((text, Exit::LocalFile)) if text.contains("/no/such/file")));
     }
 
@@ -430,6 +547,10 @@ mod tests {
                 "rm replay f -u redis://***@h",
             ),
             ("rm replay f -u hunter2@h", "rm replay f -u ***@h"),
+            (
+                "rm migrate --from redis://:hunter2@h --to=redis://:hunter2@i --from-pass hunter2",
+                "rm migrate --from redis://:***@h --to=redis://:***@i --from-pass ***",
+            ),
             (
                 "rm replay f -u redis://h?password=x",
                 "rm replay f -u redis://h?***",

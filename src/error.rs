@@ -321,6 +321,26 @@ pub enum ErrorKind {
     /// A destination that answers and must not be loaded, or not in the way that was asked for.
     #[error("{0}")]
     Unfit(String),
+    /// A file of a spool that another run holds.
+    #[error("{path} is in use by another run: name other files with -rdb and -aof")]
+    SpoolInUse {
+        /// The file.
+        path: String,
+    },
+    /// A file that stands where the spool would be.
+    #[error("{path} is there and was not made by this run: --force replaces it")]
+    SpoolForeign {
+        /// The file.
+        path: String,
+    },
+    /// A spool that cannot be gone on with.
+    #[error("{path} {why}: --force starts over")]
+    SpoolDamaged {
+        /// The file in which it shows.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Keys that the destination holds already.
     #[error("{server}: {}", if keys.len() == 1 { "a key is there already" } else { "at least one of these keys is there already" })]
     Exists {

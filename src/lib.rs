@@ -19,6 +19,8 @@
 //! A sink is a file, or a destination that acknowledges every command ([`sink::server`]), found out before by
 //! [`server::preflight`]; [`replay`] remembers between two runs how far it has come.
 //!
+//! A server that still runs is copied to files first, by becoming its replica ([`replica`]); these then go both ways.
+//!
 //! [`pipeline::convert`] runs the first, [`aof::convert::Conversion`] both. The library never prints and never exits.
 
 pub mod aof;
@@ -31,6 +33,7 @@ pub mod input;
 pub mod pipeline;
 pub mod rdb;
 pub mod replay;
+pub mod replica;
 pub mod resp;
 pub mod server;
 pub mod sink;

@@ -23,6 +23,9 @@ pub struct Checkpoint {
     pub format: u64,
     /// Names what the run writes down at the destination.
     pub run: String,
+    /// Of a live source: which of its snapshots this is, counted from 1. Otherwise 0.
+    #[serde(default)]
+    pub generation: u64,
     /// The inputs as the user named them, escaped.
     pub inputs: Vec<String>,
     /// The destination.
@@ -141,6 +144,14 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// The incremental file in which the next run goes on, where it goes on in one.
+    pub fn goes_on_in(&self) -> Option<u64> {
+        if self.holds {
+            return None;
+        }
+        self.checkpoint.start.as_ref()?.log.seq
+    }
+
     /// Writes to `path`, if there is one, and goes on from `checkpoint`.
     pub fn new(path: Option<&Path>, checkpoint: Checkpoint, holds: bool) -> Arc<Mutex<Keeper>> {
         let kept = checkpoint.start.as_ref().map(|start| start.log.clone());

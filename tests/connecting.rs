@@ -143,7 +143,7 @@ fn a_password_is_asked_for_and_checked() {
         "login",
         &[
             "has no password set",
-            "leave out -a",
+            "leave out -a, --askpass or REDISCLI_AUTH",
             "without any password",
         ],
     );

@@ -16,6 +16,7 @@ mod live;
 mod manifest;
 mod preflight;
 mod replay;
+mod replica;
 mod rewriting;
 mod selecting;
 mod support;

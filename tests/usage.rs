@@ -216,7 +216,9 @@ fn what_the_originals_command_line_lacks_is_named() {
         ("-dip h -dport 1 -rdb", "-rdb"),
         ("-dip h -dport 1 -rdb f -turbo", "-turbo"),
         ("-dip h -dport 1 -rdb f stray", "stray"),
-        ("-sip h -sport 1 -dip h -dport 1", "-sip"),
+        ("-sip h -dip h -dport 1", "-sport"),
+        ("-sauth pw -sport 1 -dip h -dport 1", "-sip"),
+        ("-sip h -sport 1 -dip h", "-dport"),
     ] {
         let words: Vec<&str> = line.split(' ').collect();
         let run = run(&words, None);
@@ -227,9 +229,8 @@ fn what_the_originals_command_line_lacks_is_named() {
             run.stderr
         );
     }
-    // Who asked for a live migration is told what works now.
     let live = run(&["-sip", "h", "-sport", "1", "-sauth", "hunter2"], None);
-    assert!(live.stderr.contains("-rdb FILE"), "{}", live.stderr);
+    assert!(live.stderr.contains("-dip"), "{}", live.stderr);
     assert!(!live.stderr.contains("hunter2"), "{}", live.stderr);
 }
 

@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use super::read::{Event, Reader, Tail, inside};
 use crate::command::encode::{OnError, Settings};
-use crate::command::rewrite::Rewriter;
+use crate::command::rewrite::{Keep, Rewriter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
@@ -175,6 +175,7 @@ impl<'s> Conversion<'s> {
         let lenient = reader.lenient();
         let goes_on = self.settings.on_error == OnError::Continue;
         let places = self.settings.log.places;
+        self.rewriter.roll();
         self.taken = reader.offset();
         loop {
             progress.check_stop()?;
@@ -221,7 +222,10 @@ impl<'s> Conversion<'s> {
                     unit.write(self, out, reject, goes_on)?;
                     progress.commands.fetch_add(commands, Relaxed);
                 }
-                Event::Time(seconds) => rewriter.time_ms = Some(seconds.saturating_mul(1000)),
+                Event::Time(time_ms) => {
+                    rewriter.time_ms = Some(time_ms);
+                    rewriter.roll();
+                }
                 Event::Stray => {
                     rewriter.tally.log.read += 1;
                     rewriter.tally.log.filtered += 1;
@@ -278,8 +282,18 @@ impl<'s> Conversion<'s> {
         }
     }
 
-    /// Writes the true times of what was held back; from now on nothing is.
-    pub fn settle(&mut self, sink: &mut dyn Sink, progress: &Progress) -> (Tally, Result<()>) {
+    /// Commands written so far that did more than remove a key.
+    pub fn changes(&self) -> u64 {
+        self.rewriter.changes
+    }
+
+    /// Writes the true times of what was held back, but for those that `keep` says.
+    pub fn settle(
+        &mut self,
+        keep: Keep,
+        sink: &mut dyn Sink,
+        progress: &Progress,
+    ) -> (Tally, Result<()>) {
         std::thread::scope(|scope| {
             let mut blocks = Beside::new(scope, sink, progress);
             let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
@@ -288,7 +302,7 @@ impl<'s> Conversion<'s> {
             }
             let result = self
                 .rewriter
-                .settle(&mut self.stream.db, &mut out)
+                .settle(keep, &mut self.stream.db, &mut out)
                 .and_then(|()| out.flush());
             let mut tally = std::mem::take(&mut self.rewriter.tally);
             tally.commands = out.commands;

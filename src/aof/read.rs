@@ -52,7 +52,7 @@ pub enum Event<'a> {
         /// Whether it ends in DISCARD: no server logs that, but what it says is clear.
         discarded: bool,
     },
-    /// `#TS:`, the time of what follows in Unix seconds. Times inside transactions are the transaction's.
+    /// The time of what follows, in Unix milliseconds ([`time_of`]). Times inside transactions are the transaction's.
     Time(i64),
     /// EXEC or DISCARD without MULTI, which strict reading refuses.
     Stray,
@@ -67,7 +67,7 @@ pub enum Event<'a> {
 pub enum Until {
     /// Units that end at or before this byte.
     Offset(u64),
-    /// What stands before the first `#TS:` that is later than this, in Unix milliseconds.
+    /// What stands before the first time in it that is later than this, in Unix milliseconds.
     TimeMs(i64),
 }
 
@@ -428,7 +428,7 @@ impl Reader {
 
     fn is_over(&self, time: Option<i64>) -> bool {
         match (self.until, time) {
-            (Some(Until::TimeMs(until)), Some(time)) => time.saturating_mul(1000) > until,
+            (Some(Until::TimeMs(until)), Some(time)) => time > until,
             _ => false,
         }
     }
@@ -801,7 +801,7 @@ mod tests {
                     commands,
                     ..
                 }) => seen.push(Seen::Transaction(offset, commands, raw.to_vec())),
-                Ok(Event::Time(seconds)) => seen.push(Seen::Time(seconds)),
+                Ok(Event::Time(time_ms)) => seen.push(Seen::Time(time_ms / 1000)),
                 Ok(Event::Stray) => seen.push(Seen::Stray),
                 Ok(Event::Dry) => return End::Dry(reader.tail()),
                 Ok(Event::Until) => return End::Until,

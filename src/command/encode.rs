@@ -99,7 +99,7 @@ const GATHERED_BYTES: usize = 16 << 10;
 /// Bytes of one SETRANGE.
 const SETRANGE_BYTES: usize = 64 << 20;
 /// Longer keys are not renamed: their new name would have to be built in memory.
-pub(super) const RENAME_BYTES: usize = 8 << 20;
+pub(crate) const RENAME_BYTES: usize = 8 << 20;
 
 /// Why values of modules are not written.
 pub(super) const NO_MODULES: &str = "no module was found at the destination, and a server below 6.2 ends when it is \

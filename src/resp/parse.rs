@@ -542,13 +542,18 @@ impl<'a> Iterator for Commands<'a> {
     }
 }
 
-/// Unix seconds of a `#TS:` line.
+/// The time that a line tells, in Unix milliseconds: `#TS:` and seconds, as servers write it, or `#MS:` and milliseconds,
+/// as a live migration writes down when it received what follows.
 pub fn time_of(line: &[u8]) -> Option<i64> {
-    let digits = line
-        .strip_prefix(b"#TS:")?
+    let (unit_ms, rest) = match line.strip_prefix(b"#TS:") {
+        Some(rest) => (1000, rest),
+        None => (1, line.strip_prefix(b"#MS:")?),
+    };
+    let digits = rest
         .strip_suffix(b"\n")
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let number: i64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(number.saturating_mul(unit_ms))
 }
 
 #[cfg(test)]
@@ -735,5 +740,13 @@ mod tests {
             parser.wants(),
             head.len() as u64 + 9_000_000_000_000_000_000
         );
+    }
+
+    #[test]
+    fn lines_tell_times_in_seconds_or_milliseconds() {
+        assert_eq!(time_of(b"#TS:1700000000\r\n"), Some(1_700_000_000_000));
+        assert_eq!(time_of(b"#MS:1700000000123\r\n"), Some(1_700_000_000_123));
+        assert_eq!(time_of(b"#MS:1700000000123"), None);
+        assert_eq!(time_of(b"#redis-migration offset=1\r\n"), None);
     }
 }

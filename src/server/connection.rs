@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustls::ClientConnection;
 
-use super::endpoint::{Address, Endpoint, Secret};
+use super::endpoint::{Address, Endpoint, Secret, Ways};
 use super::reply::{BadReply, Finder, Reply, Wrong, parse};
 use super::tls;
 use crate::error::{Error, ErrorKind, Result};
@@ -482,16 +482,17 @@ impl Connection {
             };
         };
         let said = words(error, endpoint);
+        let Ways { password, user } = endpoint.ways;
         let why = match error {
             error if error.starts_with(b"WRONGPASS") && endpoint.password.is_none() => format!(
-                "the user needs a password: -a, --askpass or REDISCLI_AUTH; in a URI, :password@ is a password and user@ a user; it answered {said}"
+                "the user needs a password: {password}; in a URI, :password@ is a password and user@ a user; it answered {said}"
             ),
             error if error.starts_with(b"WRONGPASS") && endpoint.user.is_some() => format!(
-                "user or password is wrong: check --user and -a, --askpass or REDISCLI_AUTH; it answered {said}"
+                "user or password is wrong: check {user} and {password}; it answered {said}"
             ),
             error if error.starts_with(b"WRONGPASS") || contains(error, b"invalid password") => {
                 format!(
-                    "the password is wrong: check -a, --askpass or REDISCLI_AUTH, and whether it needs --user; it answered {said}"
+                    "the password is wrong: check {password}, and whether it needs {user}; it answered {said}"
                 )
             }
             error
@@ -499,11 +500,11 @@ impl Connection {
                     || contains(error, b"without any password") =>
             {
                 format!(
-                    "it has no password set: leave out -a and REDISCLI_AUTH, if it is the right server; it answered {said}"
+                    "it has no password set: leave out {password}, if it is the right server; it answered {said}"
                 )
             }
             error if contains(error, b"wrong number of arguments") && endpoint.user.is_some() => {
-                format!("it knows no users: leave out --user; it answered {said}")
+                format!("it knows no users: leave out {user}; it answered {said}")
             }
             _ => match self.check_refusal(error, &said) {
                 Some(refused) => return Err(refused),
@@ -525,7 +526,8 @@ impl Connection {
         let said = words(error, endpoint);
         if error.starts_with(b"NOAUTH") || contains(error, b"operation not permitted") {
             return Err(self.login(format!(
-                "it asks for a password: -a, --askpass or REDISCLI_AUTH; it answered {said}"
+                "it asks for a password: {}; it answered {said}",
+                endpoint.ways.password
             )));
         }
         self.check_refusal(error, &said).map_or(Ok(()), Err)
@@ -791,7 +793,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// What a server said, for a message. Servers repeat what they do not understand, and that may be a password.
-fn words(said: &[u8], endpoint: &Endpoint) -> String {
+pub(crate) fn words(said: &[u8], endpoint: &Endpoint) -> String {
     let said = match find_bytes(said, b", with args beginning with") {
         Some(at) => &said[..at],
         None => said,

@@ -86,6 +86,30 @@ pub struct Endpoint {
     pub tls: Option<Tls>,
     /// For finding and connecting, for the TLS handshake, and for each answer that is waited for.
     pub timeout: Duration,
+    /// How a person gives the login.
+    pub ways: &'static Ways,
+}
+
+/// How a person gives the login of a server, for messages.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// The password.
+    pub password: &'static str,
+    /// The user.
+    pub user: &'static str,
+}
+
+impl Ways {
+    /// Of a destination.
+    pub const DESTINATION: Ways = Ways {
+        password: "-a, --askpass or REDISCLI_AUTH",
+        user: "--user",
+    };
+    /// Of the source of a live migration.
+    pub const SOURCE: Ways = Ways {
+        password: "-sauth, --from-askpass or REDIS_MIGRATION_SOURCE_AUTH",
+        user: "--from-user",
+    };
 }
 
 impl Endpoint {
@@ -97,6 +121,7 @@ impl Endpoint {
             password: None,
             tls: None,
             timeout: DEFAULT_TIMEOUT,
+            ways: &Ways::DESTINATION,
         }
     }
 

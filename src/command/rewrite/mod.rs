@@ -78,6 +78,15 @@ enum Arg<'a> {
     Int(i64),
 }
 
+/// Which expiries go on being held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// None of those that are; with a number, those to come that are nearer than so many milliseconds.
+    None(Option<i64>),
+    /// Those that are nearer than so many milliseconds, now and to come: a command that renews one may be on its way.
+    Near(i64),
+}
+
 /// What a command does to expiries that are held back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
@@ -203,6 +212,10 @@ pub struct Rewriter<'s> {
     open: bool,
     /// Expiries before this time wait, and are written as this time for now.
     hold_until_ms: Option<i64>,
+    /// That time is always so far ahead of the clock, once the log was caught up with.
+    ahead_ms: Option<i64>,
+    /// Commands that were written and did more than remove a key: what is quiet has no new ones.
+    pub changes: u64,
     renamed: Vec<u8>,
 }
 
@@ -219,6 +232,8 @@ impl<'s> Rewriter<'s> {
                 .map(|_| Held::new(HELD_BYTES)),
             holds_fields: false,
             hold_until_ms: settings.transform.hold_until_ms,
+            ahead_ms: None,
+            changes: 0,
             db: 0,
             time_ms: None,
             clock_ms: None,
@@ -266,10 +281,20 @@ impl<'s> Rewriter<'s> {
         self.hold_until_ms.is_some()
     }
 
+    /// Expiries that are near now are held back, where they are for as long as the log goes on.
+    pub fn roll(&mut self) {
+        if let Some(ahead_ms) = self.ahead_ms {
+            let until = jiff::Timestamp::now()
+                .as_millisecond()
+                .saturating_add(ahead_ms);
+            self.hold_until_ms = self.hold_until_ms.max(Some(until));
+        }
+    }
+
     /// Takes note of a `#` line.
     pub fn hear(&mut self, line: &[u8]) {
-        if let Some(seconds) = time_of(line) {
-            self.time_ms = Some(seconds.saturating_mul(1000));
+        if let Some(time_ms) = time_of(line) {
+            self.time_ms = Some(time_ms);
         }
     }
 

@@ -77,7 +77,9 @@ fn rewritten(settings: &Settings, time_ms: Option<i64>, commands: &[&str]) -> Ve
     if settings.transform.hold_until_ms.is_some() {
         let mut blocks = Collect::default();
         let mut out = Out::new(1 << 20, bytes::Bytes::new(), &mut blocks);
-        rewriter.settle(&mut selected, &mut out).expect("memory");
+        rewriter
+            .settle(Keep::None(None), &mut selected, &mut out)
+            .expect("memory");
         out.flush().expect("memory");
         drop(out);
         all.push("--".to_owned());
@@ -619,4 +621,79 @@ fn a_command_that_is_too_short_never_passes_unseen() {
             ],
         );
     }
+}
+
+#[test]
+fn behind_a_live_source_near_expiries_stay_held_and_far_ones_are_settled() {
+    let now = jiff::Timestamp::now().as_millisecond();
+    let settings = Settings {
+        transform: Transform {
+            hold_until_ms: Some(now + 86_400_000),
+            ..Transform::default()
+        },
+        ..target(Dialect::Redis, "7.2")
+    };
+    let mut rewriter = Rewriter::new(&settings);
+    let mut selected = Some(0);
+    let (near, far) = (now + 5_000, now + 600_000);
+    rewriter.hold_key(0, b"near", None, near).expect("memory");
+    rewriter.hold_key(0, b"far", None, far).expect("memory");
+    let settled = |rewriter: &mut Rewriter<'_>, keep: Keep, selected: &mut Option<u64>| {
+        let mut blocks = Collect::default();
+        let mut out = Out::new(1 << 20, bytes::Bytes::new(), &mut blocks);
+        rewriter.settle(keep, selected, &mut out).expect("memory");
+        out.flush().expect("memory");
+        drop(out);
+        lines(&blocks.0)
+    };
+    let all = settled(&mut rewriter, Keep::Near(60_000), &mut selected);
+    assert_eq!(all, [format!("PEXPIREAT far {far} XX")]);
+
+    let written = |rewriter: &mut Rewriter<'_>, words: &[&str], selected: &mut Option<u64>| {
+        let mut raw = Vec::new();
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        crate::resp::write::append_command(&mut raw, &words);
+        let mut blocks = Collect::default();
+        let mut out = Out::new(1 << 20, bytes::Bytes::new(), &mut blocks);
+        for record in Commands::new(&raw, false) {
+            let Record::Command(command) = record else {
+                panic!("a command")
+            };
+            let decision = rewriter.decide(&command, 0);
+            rewriter
+                .write(&command, &decision, selected, &mut out)
+                .expect("memory");
+        }
+        out.flush().expect("memory");
+        drop(out);
+        lines(&blocks.0).join("; ")
+    };
+    rewriter.roll();
+    let at = (now + 7_000).to_string();
+    let line = written(&mut rewriter, &["PEXPIREAT", "other", &at], &mut selected);
+    let later: i64 = line
+        .strip_prefix("PEXPIREAT other ")
+        .and_then(|rest| rest.split(' ').next()?.parse().ok())
+        .expect(&line);
+    assert!((now + 60_000..now + 120_000).contains(&later), "{line}");
+    let distant = (now + 900_000).to_string();
+    let line = written(
+        &mut rewriter,
+        &["PEXPIREAT", "third", &distant],
+        &mut selected,
+    );
+    assert_eq!(line, format!("PEXPIREAT third {distant}"));
+
+    // What the source removes is no change of which anybody has to wait for the end.
+    assert_eq!(rewriter.changes, 2);
+    assert_eq!(
+        written(&mut rewriter, &["DEL", "near"], &mut selected),
+        "DEL near"
+    );
+    assert_eq!(rewriter.changes, 2);
+    let all = settled(&mut rewriter, Keep::None(Some(60_000)), &mut selected);
+    assert_eq!(all, [format!("PEXPIREAT other {at} XX")]);
+    assert!(rewriter.holds());
+    let none = settled(&mut rewriter, Keep::None(None), &mut selected);
+    assert!(none.is_empty() && !rewriter.holds());
 }

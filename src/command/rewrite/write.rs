@@ -2,8 +2,8 @@
 
 use super::expiry::fields_step;
 use super::{
-    Arg, Decision, Dialect, Effect, Feature, Group, RUN_KEY_FIRST, Rewriter, Spec, What, decimal,
-    lookup, of_other_type_than_hash,
+    Arg, Decision, Dialect, Effect, Feature, Group, HELD_BYTES, Held, Keep, RUN_KEY_FIRST,
+    Rewriter, Spec, What, decimal, lookup, of_other_type_than_hash,
 };
 use crate::command::keys::for_each_key;
 use crate::error::Result;
@@ -28,6 +28,9 @@ impl Rewriter<'_> {
             self.tally.limit(limit, 1);
         }
         self.tally.log.read += u64::from(decision.selects().is_none());
+        // A source removes what expires at its own pace, also where nobody writes any more.
+        let removes = decision.effect == Effect::Gone && is_removal(command.name());
+        self.changes += u64::from(decision.is_written() && !removes);
         match &decision.what {
             What::Select(db) => self.db = *db,
             What::Drop => self.tally.log.filtered += 1,
@@ -206,14 +209,35 @@ impl Rewriter<'_> {
         }
     }
 
-    /// Writes the true times of all expiries that were held back; from now on none is. The keys have their names at
-    /// the destination.
-    pub fn settle(&mut self, selected: &mut Option<u64>, out: &mut Out<'_>) -> Result<()> {
-        self.hold_until_ms = None;
+    /// Writes the true times of all expiries that were held back, but for those that `keep` says. The keys have their
+    /// names at the destination.
+    pub fn settle(
+        &mut self,
+        keep: Keep,
+        selected: &mut Option<u64>,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
         let Some(mut held) = self.held.take() else {
             return Ok(());
         };
+        self.hold_until_ms = None;
+        let mut keep_before = i64::MIN;
+        if let Keep::Near(ahead_ms) | Keep::None(Some(ahead_ms)) = keep {
+            self.ahead_ms = Some(ahead_ms);
+            self.held = Some(Held::new(HELD_BYTES));
+            self.roll();
+            if let Keep::Near(_) = keep {
+                keep_before = self.hold_until_ms.unwrap_or(i64::MIN);
+            }
+        }
         held.drain(|db, key, field, at_ms| {
+            if at_ms < keep_before {
+                // It keeps the time that it has at the destination, which is later than this one.
+                return match &mut self.held {
+                    Some(held) => held.set(db, key, field, at_ms),
+                    None => Ok(()),
+                };
+            }
             self.tally.settled += 1;
             self.select(Some(db), selected, out)?;
             let mut digits = itoa::Buffer::new();
@@ -261,10 +285,15 @@ impl Rewriter<'_> {
         self.select(None, selected, out)?;
         self.tally.log.read += commands;
         self.tally.log.written += commands;
+        self.changes += commands;
         out.large(raw)?;
         out.commands += commands - 1;
         out.end()
     }
+}
+
+fn is_removal(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"DEL") || name.eq_ignore_ascii_case(b"UNLINK")
 }
 
 /// The hash fields that a command names behind FIELDS; `None` where it is about whole keys.

@@ -69,7 +69,8 @@ impl ServerSink<'_> {
         Ok(())
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether everything is acknowledged.
+    pub fn is_idle(&self) -> bool {
         self.lanes.is_empty()
             && self.later.is_empty()
             && self.log_lanes.values().all(|lane| lane.is_idle())
@@ -618,11 +619,38 @@ impl ServerSink<'_> {
         self.drain()
     }
 
+    /// Removes the records of another run, which nobody will go on with, whichever it had.
+    pub fn forget_run(&mut self, run: &str, representatives: &[Vec<u8>]) -> Result<()> {
+        let own = std::mem::replace(&mut self.o.run, run.to_owned());
+        let lanes = match self.o.dialect {
+            Dialect::Cluster => 0..16_384,
+            Dialect::Redis | Dialect::Twemproxy => 0..1,
+        };
+        let commands = self.removals_of(lanes.collect(), representatives);
+        self.o.run = own;
+        for (key, command) in commands {
+            let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
+            let mut bytes = Vec::new();
+            append_command(&mut bytes, &args);
+            self.helper(&key, bytes)?;
+        }
+        self.drain()
+    }
+
     /// The commands that remove the records of logs, each behind the key that leads to its server.
     fn removals(&mut self, representatives: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
         if self.log_lanes.is_empty() {
             return Vec::new();
         }
+        let lanes = self.log_lanes.keys().copied().collect();
+        self.removals_of(lanes, representatives)
+    }
+
+    fn removals_of(
+        &mut self,
+        lanes: Vec<u64>,
+        representatives: &[Vec<u8>],
+    ) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
         if self.o.dialect == Dialect::Twemproxy {
             let hash = self.record_name().into_bytes();
             let words = |key: &Vec<u8>| {
@@ -640,7 +668,6 @@ impl ServerSink<'_> {
                 .map(|key| (key.clone(), words(key)))
                 .collect();
         }
-        let lanes: Vec<u64> = self.log_lanes.keys().copied().collect();
         lanes
             .into_iter()
             .map(|lane| {

@@ -1,0 +1,849 @@
+//! `migrate`: a live source → a destination.
+//!
+//! ```text
+//! source ─→ receiver ─→ R, A (files) ─→ replay ─→ destination
+//!             │ a thread of its own       └ the same that sends files
+//!             └ never waits for the replay
+//! ```
+//!
+//! The files are all that is between both: what one of them has done survives the other, and the program.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+use redis_migration::command::encode::{OnExist, Settings};
+use redis_migration::command::target::Target;
+use redis_migration::input::{OpenOptions, Source};
+use redis_migration::pipeline::{Progress, Stream};
+use redis_migration::replay::{Checkpoint, Keeper};
+use redis_migration::replica::receive::{self, Live, Progress as Received, Said};
+use redis_migration::replica::removals::{self, KeyLog};
+use redis_migration::replica::scan::{self, ScanOptions};
+use redis_migration::replica::source::{self, SourceFound};
+use redis_migration::replica::spool::{Names, Opening, Spool};
+use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::preflight::Destination;
+use redis_migration::sink::Sink;
+use redis_migration::sink::server::Place;
+use redis_migration::{Error, ErrorKind, Result};
+
+use crate::args::{MethodArg, MigrateArgs, ReplayArgs, UntilArg};
+use crate::job::{self, AtRest, Inputs, Wish};
+use crate::outcome::Exit;
+use crate::replay::{self, Attempt, Early, LiveRun, Run, Saved};
+use crate::report::{self, Log, Shown};
+use crate::run::{self, Finish};
+use crate::target;
+
+/// After a signal a run that has caught up writes what it held back, and waits for the answers.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// So long a run that has caught up may take to end by itself.
+const WIND_DOWN: Duration = Duration::from_secs(8);
+
+/// Between two writings of the metrics' file.
+const METRICS_EVERY: Duration = Duration::from_secs(5);
+
+/// Between two of the original's lines.
+const SECOND: Duration = Duration::from_secs(1);
+
+pub fn run(args: &MigrateArgs) -> Exit {
+    let log = Log::new(&args.manners);
+    let names = Names {
+        rdb: args.spool.rdb.clone(),
+        aof: args.spool.aof.clone(),
+    };
+    let replay = args.replay(names.checkpoint());
+    let now_ms = Timestamp::now().as_millisecond();
+    let usage = |text: String| {
+        log.failure(&text);
+        Exit::Usage
+    };
+    if let Err(text) = replay::check(&replay).and_then(|()| {
+        // What is wrong with the flags is said before anything is connected to.
+        replay.settings(now_ms, Target::default()).map(|_| ())
+    }) {
+        return usage(text);
+    }
+    if names.rdb == names.aof {
+        return usage("--rdb and --aof name the same file".to_owned());
+    }
+    let endpoints = target::source(&args.source, args.target.timeout.0)
+        .and_then(|from| target::endpoint(&args.target).map(|to| (from, to)));
+    let (from, to) = match endpoints {
+        Ok(both) => both,
+        Err((text, exit)) => {
+            log.failure(&text);
+            return exit;
+        }
+    };
+    let mut nothing = replay.input.clone();
+    nothing.inputs.clear();
+    let _lock = match run::prepare(&nothing, &replay.logs, &args.manners, log) {
+        Ok(lock) => lock,
+        Err(exit) => return exit,
+    };
+    let migration = Migration {
+        args,
+        replay: &replay,
+        names,
+        from,
+        to,
+        log,
+        started: Instant::now(),
+        now_ms,
+        live: Live::new(),
+        failure: Mutex::default(),
+        sent: Arc::default(),
+        ending: AtomicBool::new(false),
+        generation: AtomicU64::new(0),
+    };
+    let progress = Progress::default();
+    let mut watch = Watch {
+        migration: &migration,
+        progress: &progress,
+        signalled: None,
+        last: Instant::now(),
+        metrics: Instant::now(),
+    };
+    run::supervise(
+        &args.manners,
+        log,
+        GRACE,
+        |shown, signal| watch.look(shown, signal),
+        || migration.go(&progress),
+    )
+}
+
+struct Migration<'a> {
+    args: &'a MigrateArgs,
+    replay: &'a ReplayArgs,
+    names: Names,
+    from: Endpoint,
+    to: Endpoint,
+    log: Log,
+    started: Instant,
+    now_ms: i64,
+    live: Live,
+    /// What ended the receiver.
+    failure: Mutex<Option<Error>>,
+    sent: Arc<Mutex<Sent>>,
+    /// A signal came: what is held back is to be written, where all else is.
+    ending: AtomicBool,
+    /// The source's snapshot that is being sent, counted from 1.
+    generation: AtomicU64,
+}
+
+/// How far the destination has acknowledged the delta.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    /// Whether its snapshot is acknowledged.
+    in_log: bool,
+    /// Whether it had caught up.
+    online: bool,
+    /// The segment, and bytes of it.
+    seq: u64,
+    offset: u64,
+    /// When what stands there was received, in Unix milliseconds.
+    time_ms: Option<i64>,
+}
+
+impl Migration<'_> {
+    fn go<'s>(&'s self, progress: &'s Progress) -> Finish<'s> {
+        let run = self.run(progress, None);
+        let (destination, spool, found) = match self.begin(&run) {
+            Ok(begun) => begun,
+            Err(early) => return run.finish(early),
+        };
+        if self.args.target.dry_run {
+            let text = format!(
+                "dry run: nothing was received or sent; {} has {} keys",
+                self.from.address,
+                HumanCount(found.keys)
+            );
+            return Box::new(move |_| {
+                self.log.info(&text);
+                Exit::Done
+            });
+        }
+        let spool = spool.expect("it is opened for every other run");
+        match self.args.source.method {
+            MethodArg::Psync => self.by_replication(progress, destination, spool),
+            MethodArg::Scan => self.by_scan(progress, destination, spool),
+        }
+    }
+
+    /// Looks at both sides, and takes the files.
+    fn begin(
+        &self,
+        run: &Run<'_>,
+    ) -> std::result::Result<(Destination, Option<Spool>, SourceFound), Early> {
+        let found = source::look(&self.from)?;
+        self.log.info(&format!("{}: {found}", self.from.address));
+        for warning in &found.warnings {
+            self.log.warning(warning);
+        }
+        let destination = run.look(None)?;
+        let ids = destination.servers.iter().map(|server| &server.run_id);
+        if !found.run_id.is_empty() && ids.into_iter().any(|id| *id == found.run_id) {
+            return Err(Error::plain(ErrorKind::Unfit(format!(
+                "{} and {} are the same server",
+                self.from.address, self.to.address
+            )))
+            .into());
+        }
+        self.check_databases(run, &found, &destination)?;
+        if self.args.target.dry_run {
+            return Ok((destination, None, found));
+        }
+        run.try_writing(&destination)?;
+        let spool = Spool::open(
+            self.names.clone(),
+            &self.from.address.to_string(),
+            Opening {
+                force: self.args.spool.force,
+                keep: self.args.spool.keep_spool,
+            },
+        )?;
+        Ok((destination, Some(spool), found))
+    }
+
+    /// Refuses several databases for a destination that has one, before anything is received.
+    fn check_databases(
+        &self,
+        run: &Run<'_>,
+        found: &SourceFound,
+        destination: &Destination,
+    ) -> std::result::Result<(), Early> {
+        if !destination.dialect.single_db() {
+            return Ok(());
+        }
+        let settings = run
+            .args
+            .settings(self.now_ms, Target::default())
+            .map_err(|text| Early::Said(text, Exit::Usage))?;
+        let others: Vec<String> = found
+            .databases
+            .iter()
+            .filter(|(db, _)| settings.filter.chooses_db(*db) && settings.transform.db(*db) != 0)
+            .map(|(db, keys)| format!("{db} ({} keys)", HumanCount(*keys)))
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(Error::plain(ErrorKind::Databases(format!(
+            "{} has database 0 only, and {} has keys in database {}: choose with --db N, and bring another one there with \
+             --db-map N=0",
+            self.to.address,
+            self.from.address,
+            others.join(", ")
+        )))
+        .into())
+    }
+
+    fn run<'s>(&'s self, progress: &'s Progress, live: Option<LiveRun<'s>>) -> Run<'s> {
+        Run {
+            args: self.replay,
+            endpoint: self.to.clone(),
+            log: self.log,
+            progress,
+            started: self.started,
+            now_ms: self.now_ms,
+            live,
+        }
+    }
+
+    /// A snapshot only, read key by key.
+    fn by_scan<'s>(
+        &'s self,
+        progress: &'s Progress,
+        destination: Destination,
+        spool: Spool,
+    ) -> Finish<'s> {
+        let run = self.run(progress, None);
+        self.log.warning(
+            "--method scan brings the keys as they are found; what changes meanwhile is not followed, and may be missing",
+        );
+        let made = (|| {
+            if spool.state().snapshot_bytes.is_none() {
+                let report = scan::scan(
+                    &ScanOptions {
+                        // The name is ours by now.
+                        force: true,
+                        databases: Some(self.args.filter.db.clone()).filter(|dbs| !dbs.is_empty()),
+                        ..ScanOptions::new(self.from.clone(), self.names.rdb.clone())
+                    },
+                    progress,
+                    &mut |said| self.log.warning(&format!("{}: {said}", self.from.address)),
+                )?;
+                spool.set_snapshot(report.bytes)?;
+            }
+            Ok::<_, Error>(())
+        })();
+        if let Err(error) = made {
+            return run.finish(error.into());
+        }
+        progress.done.store(0, Ordering::Relaxed);
+        progress.total.store(0, Ordering::Relaxed);
+        self.generation.store(1, Ordering::Relaxed);
+        let attempt = (|| {
+            let known = Checkpoint::load(&self.names.checkpoint())?;
+            let inputs = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
+                .map_err(|(name, error)| Early::Failed(name, error))?;
+            run.attempt(known, inputs, &destination, run.rejects()?, None)
+        })();
+        match attempt {
+            Ok(attempt) => self.end(attempt, spool),
+            Err(early) => run.finish(early),
+        }
+    }
+
+    fn by_replication<'s>(
+        &'s self,
+        progress: &'s Progress,
+        destination: Destination,
+        spool: Spool,
+    ) -> Finish<'s> {
+        let options = receive::Options {
+            endpoint: self.from.clone(),
+            spool: spool.clone(),
+            retry_for: Duration::from_millis(self.args.source.from_retry_for.0.max(0) as u64),
+            segment_bytes: receive::SEGMENT_BYTES,
+            tell: {
+                let (log, source) = (self.log, self.from.address.to_string());
+                Box::new(move |said| say(log, &source, said))
+            },
+        };
+        let attempt = std::thread::scope(|scope| {
+            let receiver = std::thread::Builder::new()
+                .name("receiver".to_owned())
+                .spawn_scoped(scope, || {
+                    if let Err(error) = receive::run(options, &self.live) {
+                        *lock(&self.failure) = Some(error);
+                    }
+                });
+            let (due, releasing) = channel();
+            let janitor_spool = spool.clone();
+            scope.spawn(move || {
+                // What could not be removed stays, and is told of.
+                if let Err(error) = self.release(&janitor_spool, &releasing) {
+                    self.log
+                        .warning(&format!("{}: files stay there", error.describe(false)));
+                }
+            });
+            let attempt = match &receiver {
+                Ok(_) => self.generations(progress, &destination, &spool, due),
+                Err(e) => {
+                    let error = std::io::Error::new(e.kind(), e.to_string());
+                    Err(Error::io("threads cannot be started", error).into())
+                }
+            };
+            self.live.stop();
+            if let Ok(receiver) = receiver {
+                receiver.join().expect("the receiver does not panic");
+            }
+            attempt
+        });
+        match attempt {
+            Ok(attempt) => self.end(attempt, spool),
+            Err(early) => self.run(progress, None).finish(early),
+        }
+    }
+
+    /// Sends the source's snapshot and what follows; where the source begins anew, so does this.
+    fn generations<'s>(
+        &'s self,
+        progress: &'s Progress,
+        destination: &Destination,
+        spool: &Spool,
+        due: Sender<u64>,
+    ) -> std::result::Result<Attempt<'s>, Early> {
+        let rejects = self.run(progress, None).rejects()?;
+        loop {
+            let generation = self.wait_for_snapshot(progress)?;
+            self.generation.store(generation, Ordering::Relaxed);
+            for count in [
+                &progress.done,
+                &progress.total,
+                &progress.keys,
+                &progress.commands,
+            ] {
+                count.store(0, Ordering::Relaxed);
+            }
+            let known = Checkpoint::load(&self.names.checkpoint())?;
+            let was_empty = known.as_ref().map(|known| known.was_empty);
+            let earlier = known
+                .as_ref()
+                .filter(|known| known.generation != generation)
+                .map(|known| known.run.clone());
+            let known = known.filter(|known| known.generation == generation);
+            self.note_keys_before(spool)?;
+            let hooks_spool = spool.clone();
+            let live = LiveRun {
+                generation,
+                was_empty,
+                hooks: Box::new(move |settings, was_empty| {
+                    job::Live {
+                        earlier: earlier.clone(),
+                        ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
+                    }
+                }),
+                saved: self.janitor(spool, &due),
+            };
+            let run = self.run(progress, Some(live));
+            let attempt = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
+                .map_err(|(name, error)| Early::Failed(name, error))
+                .and_then(|inputs| run.attempt(known, inputs, destination, rejects.clone(), None));
+            let failed = match &attempt {
+                Ok(Attempt::Sent(ending)) => ending.failed.as_ref(),
+                Ok(Attempt::Said(_)) | Err(Early::Said(..)) => None,
+                Err(Early::Failed(_, error)) => Some(error),
+            };
+            if !failed.is_some_and(|error| self.is_superseded(generation, error)) {
+                return attempt;
+            }
+            let mut sent = lock(&self.sent);
+            *sent = Sent::default();
+            self.generation.store(0, Ordering::Relaxed);
+            progress.stop.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a run ended because the source began anew meanwhile: its files went away, and it was stopped.
+    fn is_superseded(&self, generation: u64, error: &Error) -> bool {
+        let by_files = match error.kind() {
+            ErrorKind::Stopped | ErrorKind::Changed | ErrorKind::LogGone(_) => true,
+            ErrorKind::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        };
+        if !by_files || self.ending.load(Ordering::Relaxed) {
+            return false;
+        }
+        // The files go first.
+        let end = Instant::now() + SECOND;
+        while Instant::now() < end {
+            let now = self.live.progress();
+            if now.generation != generation || !now.snapshot_whole {
+                return true;
+            }
+            self.live.wait(now.changes, Duration::from_millis(50));
+        }
+        false
+    }
+
+    /// Waits until the receiver has a snapshot whole; gives its number.
+    fn wait_for_snapshot(&self, progress: &Progress) -> Result<u64> {
+        loop {
+            progress.check_stop()?;
+            let now = self.live.progress();
+            if let Some(error) = lock(&self.failure).take() {
+                return Err(error);
+            }
+            if now.snapshot_whole {
+                return Ok(now.generation);
+            }
+            self.live.wait(now.changes, Duration::from_millis(100));
+        }
+    }
+
+    /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
+    fn note_keys_before(&self, spool: &Spool) -> Result<()> {
+        let state = spool.state();
+        if state.previous.is_empty() {
+            return Ok(());
+        }
+        let mut log = KeyLog::open(&self.names.keys())?;
+        for previous in &state.previous {
+            if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
+                let stop = AtomicBool::new(false);
+                let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
+                log.add_snapshot(&source.snapshot(true)?.data)?;
+            }
+            for segment in spool.segments_of_previous(previous.generation) {
+                log.add_log(&segment)?;
+            }
+        }
+        log.sync()?;
+        for previous in &state.previous {
+            spool.forget_previous(previous.generation)?;
+        }
+        Ok(())
+    }
+
+    /// What is done beside the sending.
+    fn hooks<'s>(
+        &'s self,
+        progress: &'s Progress,
+        spool: Spool,
+        settings: Settings,
+        was_empty: bool,
+    ) -> job::Live<'s> {
+        let replaces = was_empty || settings.on_exist == OnExist::Replace;
+        let settings = Arc::new(settings);
+        let (spool_before, settings_before) = (spool.clone(), settings.clone());
+        let spool_after = spool.clone();
+        let is_due = |spool: &Spool| {
+            let state = spool.state();
+            state.reconciled < state.generation
+        };
+        let mut goal = None;
+        job::Live {
+            earlier: None,
+            before: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
+                if replaces || !is_due(&spool_before) {
+                    return Ok(());
+                }
+                // Keys of others may be there: ours go first, so that each of the new snapshot can be looked at.
+                let log = KeyLog::open(&self.names.keys())?;
+                let gone = removals::write_all(&log, &settings_before, stream, sink, progress)?;
+                self.log.info(&format!(
+                    "{} keys of the source's earlier snapshot are removed before its new one is sent",
+                    HumanCount(gone)
+                ));
+                Ok(())
+            }),
+            between: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
+                if !replaces || !is_due(&spool) {
+                    return Ok(());
+                }
+                let stop = AtomicBool::new(false);
+                let new = Source::open(&self.names.rdb, &OpenOptions::default(), &stop)?;
+                let new = new.snapshot(true)?;
+                let log = KeyLog::open(&self.names.keys())?;
+                let gone =
+                    removals::write_removals(&log, &new.data, &settings, stream, sink, progress)?;
+                self.log.info(&format!(
+                    "{} keys that the source does not hold any more are removed",
+                    HumanCount(gone)
+                ));
+                Ok(())
+            }),
+            reconciled: Box::new(move || {
+                if is_due(&spool_after) {
+                    spool_after.set_reconciled(spool_after.state().generation)?;
+                    // What is written from now on is in the new snapshot, or behind it.
+                    KeyLog::open(&self.names.keys())?.clear()?;
+                }
+                Ok(())
+            }),
+            at_rest: Box::new(move |rest: &AtRest| self.at_rest(rest, &mut goal)),
+        }
+    }
+
+    /// What is to be done where all that was received is sent.
+    fn at_rest(&self, rest: &AtRest, goal: &mut Option<u64>) -> Result<Wish> {
+        if let Some(seq) = rest.seq {
+            self.reached(&rest.place, seq, !rest.catching_up);
+        }
+        let now = self.live.progress();
+        let sent = *lock(&self.sent);
+        let all = rest.idle && self.behind(&now, &sent) == 0;
+        if let Some(error) = lock(&self.failure).take() {
+            // What came before is sent; whoever reads on would wait for nothing.
+            return Err(error);
+        }
+        if self.ending.load(Ordering::Relaxed) {
+            return Ok(Wish::Stop);
+        }
+        if self.args.until != Some(UntilArg::CaughtUp) || rest.catching_up || !all || !now.connected
+        {
+            return Ok(Wish::Wait);
+        }
+        // All that the source had done at one moment behind the catching up.
+        let goal = *goal.get_or_insert_with(|| {
+            source::offset(&self.from)
+                .unwrap_or(now.received)
+                .max(now.received)
+        });
+        Ok(if now.received >= goal {
+            Wish::End
+        } else {
+            Wish::Wait
+        })
+    }
+
+    /// Takes note of how far the delta is acknowledged.
+    fn reached(&self, place: &Place, seq: u64, online: bool) {
+        let mut sent = lock(&self.sent);
+        *sent = Sent {
+            in_log: place.in_log,
+            online: sent.online || online,
+            seq,
+            offset: place.offset,
+            time_ms: place.time_ms,
+        };
+    }
+
+    /// Bytes of the delta that are received and not acknowledged.
+    fn behind(&self, now: &Received, sent: &Sent) -> u64 {
+        let mut bytes = now.segment_bytes;
+        for seq in sent.seq..now.segment {
+            let path = self.names.segment(seq);
+            bytes += std::fs::metadata(path).map_or(0, |meta| meta.len());
+        }
+        bytes.saturating_sub(sent.offset)
+    }
+
+    /// Removes segments that are not needed any more, and takes note of what they wrote.
+    fn janitor<'s>(&'s self, spool: &Spool, due: &Sender<u64>) -> Arc<Saved<'s>> {
+        let (spool, due) = (spool.clone(), Mutex::new(due.clone()));
+        Arc::new(move |keeper: &Keeper, place: &Place| {
+            let piece = keeper.checkpoint.pieces.get(place.piece as usize);
+            if let Some(seq) = piece.and_then(|piece| piece.file.seq) {
+                self.reached(place, seq, false);
+            }
+            // One more stays: who goes on reads once more what was sent last.
+            if let Some(seq) = keeper.goes_on_in().and_then(|seq| seq.checked_sub(1))
+                && spool.segments().first().is_some_and(|first| *first < seq)
+            {
+                // Nobody listens any more when the run ends.
+                let _ = lock(&due).send(seq);
+            }
+        })
+    }
+
+    fn release(&self, spool: &Spool, due: &Receiver<u64>) -> Result<()> {
+        let mut log: Option<KeyLog> = None;
+        for seq in due {
+            for before in spool.segments().into_iter().filter(|before| *before < seq) {
+                if log.is_none() {
+                    log = Some(KeyLog::open(&self.names.keys())?);
+                }
+                if let Some(log) = &mut log {
+                    log.add_log(&self.names.segment(before))?;
+                    log.sync()?;
+                }
+            }
+            spool.release_before(seq)?;
+        }
+        Ok(())
+    }
+
+    /// The last words, and what becomes of the files.
+    fn end<'s>(&'s self, attempt: Attempt<'s>, spool: Spool) -> Finish<'s> {
+        let finish = attempt.finish();
+        Box::new(move |signal| {
+            let exit = finish(signal);
+            if exit == Exit::Done && !self.args.spool.keep_spool {
+                if let Err(error) = spool.remove() {
+                    self.log.warning(&error.describe(false));
+                }
+            } else if exit == Exit::Done {
+                self.log.info(&format!(
+                    "what was received is kept in {} and {}",
+                    self.names.rdb.display(),
+                    self.names.aof.display()
+                ));
+            }
+            exit
+        })
+    }
+}
+
+fn say(log: Log, source: &str, said: Said) {
+    match said {
+        Said::Info(text) => log.info(&format!("{source}: {text}")),
+        Said::Warning(text) => log.warning(&format!("{source}: {text}")),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while it holds it")
+}
+
+/// What is looked at ten times a second.
+struct Watch<'a> {
+    migration: &'a Migration<'a>,
+    progress: &'a Progress,
+    signalled: Option<Instant>,
+    last: Instant,
+    metrics: Instant,
+}
+
+impl Watch<'_> {
+    fn look(&mut self, shown: &mut Shown, signal: Option<i32>) {
+        let migration = self.migration;
+        let now = migration.live.progress();
+        let sent = lock(&migration.sent);
+        if signal.is_some() {
+            migration.ending.store(true, Ordering::Relaxed);
+            let since = self.signalled.get_or_insert_with(Instant::now);
+            // Who has caught up writes what it held back, and ends by itself.
+            if !sent.online || since.elapsed() > WIND_DOWN {
+                self.progress.stop.store(true, Ordering::Relaxed);
+            }
+        }
+        let generation = migration.generation.load(Ordering::Relaxed);
+        if generation != 0 && now.generation != generation {
+            // The source begins anew: what is sent of what was before is of no use any more.
+            self.progress.stop.store(true, Ordering::Relaxed);
+        }
+        let sent = {
+            let now = *sent;
+            drop(sent);
+            now
+        };
+        let stage = migration.stage(self.progress, &now, &sent);
+        if migration.args.classic {
+            if self.last.elapsed() >= SECOND {
+                self.last = Instant::now();
+                migration.log.plain(&stage.original());
+            }
+        } else {
+            shown.tell(stage.done(), || stage.to_string());
+        }
+        if let Some(path) = &migration.args.manners.metrics_file
+            && self.metrics.elapsed() >= METRICS_EVERY
+        {
+            self.metrics = Instant::now();
+            if let Err(text) = report::replace(path, &stage.metrics(&now)) {
+                migration.log.warning(&text);
+            }
+        }
+    }
+}
+
+/// Where a migration stands.
+enum Stage {
+    /// The snapshot is received: bytes, and how many there will be, where that is known.
+    Sync(u64, Option<u64>),
+    /// It is sent: bytes done and in all, keys.
+    Rdb(u64, u64, u64),
+    /// What was done since is sent: bytes acknowledged and received.
+    Aof(u64, u64),
+    /// It has caught up: bytes behind, bytes not on disk yet, seconds behind.
+    Online(u64, u64, f64),
+}
+
+impl Migration<'_> {
+    fn stage(&self, progress: &Progress, now: &Received, sent: &Sent) -> Stage {
+        if self.generation.load(Ordering::Relaxed) == 0 || !now.snapshot_whole {
+            return Stage::Sync(now.snapshot_bytes, now.snapshot_total);
+        }
+        if !sent.in_log {
+            let (done, total) = (&progress.done, &progress.total);
+            return Stage::Rdb(
+                done.load(Ordering::Relaxed),
+                total.load(Ordering::Relaxed),
+                progress.keys.load(Ordering::Relaxed),
+            );
+        }
+        let behind = self.behind(now, sent);
+        if !sent.online {
+            return Stage::Aof(now.delta_bytes.saturating_sub(behind), now.delta_bytes);
+        }
+        let late = match sent.time_ms {
+            Some(time_ms) if behind > 0 => {
+                (Timestamp::now().as_millisecond() - time_ms).max(0) as f64 / 1000.0
+            }
+            _ => 0.0,
+        };
+        Stage::Online(behind, now.received.saturating_sub(now.synced), late)
+    }
+}
+
+impl Stage {
+    /// The line of the C program. Its last numbers were of its own buffers; here they are what is not on disk yet, and
+    /// the seconds that the destination is behind.
+    fn original(&self) -> String {
+        match self {
+            Stage::Sync(done, total) => {
+                format!("   -> SYNC:{done:012}/{:012}", total.unwrap_or(0))
+            }
+            Stage::Rdb(done, total, _) => format!("   -> RDB:{done:012}/{total:012}"),
+            Stage::Aof(done, total) => format!("   -> AOF:{done:012}/{total:012}"),
+            Stage::Online(behind, unsynced, late) => {
+                format!("   -> ONLINE:{behind}/{unsynced}-{late:.0}")
+            }
+        }
+    }
+
+    /// How much is done of how much, for a bar.
+    fn done(&self) -> (u64, u64) {
+        match *self {
+            Stage::Sync(done, total) => (done, total.unwrap_or(0)),
+            Stage::Rdb(done, total, _) | Stage::Aof(done, total) => (done, total),
+            Stage::Online(..) => (1, 1),
+        }
+    }
+
+    fn metrics(&self, now: &Received) -> String {
+        let (number, behind, late) = match self {
+            Stage::Sync(..) => (1, 0, 0.0),
+            Stage::Rdb(..) => (2, 0, 0.0),
+            Stage::Aof(done, total) => (3, total - done, 0.0),
+            Stage::Online(behind, _, late) => (4, *behind, *late),
+        };
+        report::metrics(&[
+            (
+                "phase",
+                "Phase of the migration: 1 SYNC, 2 RDB, 3 AOF, 4 ONLINE.",
+                f64::from(number),
+            ),
+            (
+                "behind_bytes",
+                "Bytes received and not acknowledged by the destination.",
+                behind as f64,
+            ),
+            ("behind_seconds", "Age of the oldest of them.", late),
+            (
+                "source_offset",
+                "Replication offset received.",
+                now.received as f64,
+            ),
+            (
+                "source_offset_on_disk",
+                "Replication offset on disk and acknowledged.",
+                now.synced as f64,
+            ),
+            (
+                "source_connected",
+                "Whether the source is connected.",
+                f64::from(u8::from(now.connected)),
+            ),
+            (
+                "generation",
+                "Snapshots of the source so far.",
+                now.generation as f64,
+            ),
+        ])
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Stage::Sync(done, Some(total)) => write!(
+                f,
+                "SYNC: {} of {} of the snapshot received",
+                HumanBytes(done),
+                HumanBytes(total)
+            ),
+            Stage::Sync(done, None) => {
+                write!(f, "SYNC: {} of the snapshot received", HumanBytes(done))
+            }
+            Stage::Rdb(done, total, keys) => write!(
+                f,
+                "RDB: {} of {} sent, {} keys",
+                HumanBytes(done),
+                HumanBytes(total),
+                HumanCount(keys)
+            ),
+            Stage::Aof(done, total) => write!(
+                f,
+                "AOF: {} of {} acknowledged, {} behind",
+                HumanBytes(done),
+                HumanBytes(total),
+                HumanBytes(total - done)
+            ),
+            Stage::Online(behind, _, late) => {
+                write!(f, "ONLINE: {} behind, {late:.1} s", HumanBytes(behind))
+            }
+        }
+    }
+}
