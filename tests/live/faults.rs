@@ -23,7 +23,7 @@ fn a_link_that_is_cut_every_two_seconds() {
     }
     load.stop();
     assert!(relay.connections() > 10, "{}", relay.connections());
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     assert_eq!(info(&source, "stats", "sync_full"), 1, "{}", live.said());
     live.terminate();
@@ -99,7 +99,7 @@ fn a_replica_takes_the_place_of_the_master() {
     );
     load.does(2000);
     load.stop();
-    until(SOON, || acknowledged(&heir, Duration::ZERO).is_ok());
+    live.acknowledges(&heir);
     ends_equal(&mut live, &heir, &target);
     assert_eq!(info(&heir, "stats", "sync_full"), before, "{}", live.said());
     live.terminate();
@@ -144,7 +144,7 @@ fn a_replica_that_was_behind_takes_the_place_of_the_master() {
     );
     load.does(500);
     load.stop();
-    until(SOON, || acknowledged(&heir, Duration::ZERO).is_ok());
+    live.acknowledges(&heir);
     ends_equal(&mut live, &heir, &target);
     live.terminate();
 }
@@ -171,7 +171,7 @@ fn a_source_that_is_a_replica_is_promoted() {
     live.catches_up();
     load.does(1000);
     load.stop();
-    until(SOON, || acknowledged(&master, Duration::ZERO).is_ok());
+    live.acknowledges(&master);
     master.kill();
     call!(source.client(), "REPLICAOF", "NO", "ONE");
     let load = Load::mixed(
@@ -183,7 +183,7 @@ fn a_source_that_is_a_replica_is_promoted() {
     );
     load.does(2000);
     load.stop();
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     assert_eq!(info(&source, "stats", "sync_full"), 1, "{}", live.said());
     live.terminate();
@@ -215,7 +215,7 @@ fn is_away_for_too_long(target: &Target) {
     until(SOON, || info(&source, "stats", "sync_full") >= 2);
     load.does(1000);
     load.stop();
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, target);
     live.terminate();
 }
@@ -249,7 +249,7 @@ fn a_source_that_lost_everything() {
     until(SOON, || {
         info(&source, "replication", "connected_slaves") == 1
     });
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     live.terminate();
 }
@@ -273,7 +273,7 @@ fn one_byte_at_a_time() {
         live.catches_up();
         load.does(300);
         load.stop();
-        until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+        live.acknowledges(&source);
         ends_equal(&mut live, &source, &target);
         live.terminate();
     }
@@ -308,7 +308,7 @@ fn a_link_with_much_delay() {
     live.catches_up();
     load.does(2000);
     load.stop();
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     live.terminate();
 }
@@ -342,7 +342,7 @@ fn a_link_that_hangs_is_noticed() {
     until(SOON, || {
         info(&source, "replication", "connected_slaves") == 1
     });
-    until(SOON, || acknowledged(&source, Duration::ZERO).is_ok());
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     live.terminate();
 }
@@ -411,10 +411,7 @@ fn runs_out_of_room(fill_keys: usize, kib: u64, flood: bool) {
     drop(load);
     live.largest_file = None;
     live.start();
-    until(SOON, || {
-        assert!(live.is_running(), "{}", live.said());
-        acknowledged(&source, Duration::ZERO).is_ok()
-    });
+    live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     live.terminate();
 }

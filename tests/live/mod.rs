@@ -186,6 +186,13 @@ impl Live {
         });
     }
 
+    /// Waits until it has acknowledged to a source all there is.
+    fn acknowledges(&mut self, source: &Server) {
+        self.until("acknowledging", 2 * SOON, |_| {
+            acknowledged(source, Duration::ZERO).is_ok()
+        });
+    }
+
     /// Waits for its end; its exit code and all it said.
     fn ends(&mut self, limit: Duration) -> (i32, String) {
         let mut run = self.run.take().expect("it was started");

@@ -150,6 +150,8 @@ fn keys_that_end_meanwhile_are_gone() {
     }
     let mut live = Live::new(source.port, target.port(), &["--rate", "1000"]).started();
     live.catches_up();
+    // The last of them ends after four seconds, and as long the source has something to tell.
+    std::thread::sleep(Duration::from_secs(4));
     ends_equal(&mut live, &source, &target);
     live.terminate();
 }
