@@ -19,6 +19,8 @@ pub const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// An acknowledgement is sent this often, and a sign of life while the snapshot comes.
 const ACK_EVERY: Duration = Duration::from_secs(1);
+/// What is new on the disk is acknowledged after so long.
+const NEWS_AFTER: Duration = Duration::from_millis(200);
 
 /// As long as the source waits for one before it sends the stream.
 const FIRST_ACKS_EVERY: Duration = Duration::from_millis(100);
@@ -624,6 +626,7 @@ impl<'a> Receiver<'a> {
         self.live.set(|progress| progress.phase = Phase::Stream);
         let mut waits = waits;
         let mut ack_at = Instant::now();
+        let mut acked = (0, ack_at);
         // Where what the source wants to be told of ends.
         let mut owed: Option<u64> = None;
         wire.heard = ack_at;
@@ -639,8 +642,10 @@ impl<'a> Receiver<'a> {
             self.show_synced();
             let now = Instant::now();
             let due = owed.is_some_and(|owed| synced >= owed);
-            if acks && (due || now >= ack_at) {
+            let news = synced > acked.0 && now >= acked.1 + NEWS_AFTER;
+            if acks && (due || news || now >= ack_at) {
                 wire.send(&[b"REPLCONF", b"ACK", synced.to_string().as_bytes()])?;
+                acked = (synced, now);
                 ack_at = now + if waits { FIRST_ACKS_EVERY } else { ACK_EVERY };
                 if due {
                     owed = None;
