@@ -8,7 +8,7 @@ use redis_migration::replica::receive::{Live, Options, Phase, Progress, Said, ru
 use redis_migration::replica::spool::{Names, Opening, Spool};
 use redis_migration::server::endpoint::{Address, Endpoint};
 
-use crate::support::cli::converted;
+use crate::support::cli::{Running, converted, replayed_at};
 use crate::support::client::call;
 use crate::support::data::{diff, held_by, loaded};
 use crate::support::relay::Relay;
@@ -311,4 +311,44 @@ fn what_cannot_be_gone_on_with_becomes_another_generation() {
     spool.remove().expect("all is ours");
     drop(spool);
     assert_eq!(std::fs::read_dir(dir.path()).expect("it").count(), 0);
+}
+
+/// The delta is a log that grows from file to file, as a server's does when it rewrites it.
+#[test]
+fn the_delta_is_followed_while_it_grows() {
+    if !available("redis-7.0") {
+        return;
+    }
+    let source = Server::with("redis-7.0", &AT_ONCE);
+    let destination = Server::start("redis-7.0");
+    write_all(&source, 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let names = names(&dir);
+    let receiver = Receiver::start(&names, source.port, 5_000);
+    receiver.until("a segment", |p| p.segment > 0);
+    replayed_at(destination.port, &[text(&names.rdb)]);
+    let follow = ["--follow", "--on-exist", "merge", text(&names.aof)];
+    let mut follower = Running::replay_at(destination.port, &follow);
+    for seed in 2..8 {
+        write_all(&source, seed);
+    }
+    call!(source.client(), "SET", "the last", "one");
+    let progress = receiver.until_caught_up(&source);
+    assert!(progress.segment > 20, "{progress:?}");
+    let arrived = || call!(destination.client(), "EXISTS", "the last").int() == 1;
+    assert!(follower.until(arrived), "{:?}", follower.kill());
+    let mut got = held_by(&destination);
+    got.retain(|_, key, _| !key.starts_with(b"__redis-migration:"));
+    let lines = diff(&held_by(&source), &got);
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+    follower.terminate();
+    // What was followed may go, the rest stays.
+    receiver
+        .spool
+        .release_before(progress.segment - 3)
+        .expect("it is ours");
+    assert_eq!(receiver.spool.segments().len(), 4);
+    write_all(&source, 9);
+    receiver.until_caught_up(&source);
+    receiver.end();
 }
