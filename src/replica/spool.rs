@@ -1310,6 +1310,29 @@ mod tests {
     }
 
     #[test]
+    fn what_the_disk_does_not_take_is_not_counted() {
+        let path = PathBuf::from("/dev/full");
+        let Ok(file) = File::options().write(true).open(&path) else {
+            return;
+        };
+        let file = Arc::new(file);
+        let mut segment = Segment {
+            seq: 1,
+            file,
+            len: 7,
+            path,
+        };
+        let error = segment.append(b"bytes").expect_err("no room");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/dev/full cannot be written: "),
+            "{error}"
+        );
+        assert_eq!(segment.len, 7);
+    }
+
+    #[test]
     fn segments_are_listed_and_released() {
         let dir = tempfile::tempdir().expect("a directory");
         let spool = with_snapshot(dir.path());
