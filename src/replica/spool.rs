@@ -22,8 +22,8 @@
 //!
 //! So a segment alone tells the replication offset of each of its bytes: `offset` and the bytes that are not ours.
 //!
-//! A generation is a snapshot with the delta behind it. It ends where the source can give another snapshot only, and its
-//! files stay until [`Spool::forget_previous`]. Nothing is ever removed or replaced that a spool did not make.
+//! A generation is a snapshot with the delta behind it. It ends where the source can give another snapshot only, and
+//! its files stay until [`Spool::forget_previous`]. Nothing is ever removed or replaced that a spool did not make.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -359,8 +359,8 @@ pub(super) struct Resume {
 }
 
 impl Spool {
-    /// Opens a spool, and brings what an earlier run left of it in order: the last segment is cut to the end of its last
-    /// whole unit, and a snapshot that was not whole is removed. `source` names the source and must be what it was.
+    /// Opens a spool, and brings what an earlier run left of it in order: the last segment is cut to the end of its
+    /// last whole unit, and a snapshot that was not whole is removed. `source` names the source and must be what it was.
     ///
     /// With [`Opening::force`] what cannot be gone on with is removed; what can be is gone on with all the same.
     ///
@@ -555,8 +555,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Notes where the source's history stands: a snapshot is on its way, and behind it the delta from `offset` on. What
-    /// was whole before becomes an earlier generation.
+    /// Notes where the source's history stands: a snapshot is on its way, and behind it the delta from `offset` on.
+    /// What was whole before becomes an earlier generation.
     pub(super) fn begin(&self, replid: &str, offset: u64) -> Result<()> {
         let mut inner = self.lock();
         let inner = &mut *inner;
