@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use redis_migration::ErrorKind;
 use redis_migration::replica::receive::{Live, Options, Phase, Progress, Said, run};
 use redis_migration::replica::spool::{Names, Opening, Spool};
-use redis_migration::server::endpoint::{Address, Endpoint};
+use redis_migration::server::endpoint::{Address, Endpoint, Secret};
 
-use crate::support::cli::converted;
+use crate::support::cli::{Running, converted, replayed_at};
 use crate::support::client::call;
 use crate::support::data::{diff, held_by, loaded};
 use crate::support::relay::Relay;
@@ -33,14 +34,19 @@ struct Receiver {
 
 impl Receiver {
     fn start(names: &Names, port: u16, segment_bytes: u64) -> Receiver {
-        let source = format!("127.0.0.1:{port}");
+        let endpoint = Endpoint::new(Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port,
+        });
+        Receiver::start_at(names, endpoint, segment_bytes)
+    }
+
+    fn start_at(names: &Names, endpoint: Endpoint, segment_bytes: u64) -> Receiver {
+        let source = endpoint.address.to_string();
         let spool = Spool::open(names.clone(), &source, Opening::default()).expect("a spool");
         let live = Arc::new(Live::new());
         let options = Options {
-            endpoint: Endpoint::new(Address::Tcp {
-                host: "127.0.0.1".to_owned(),
-                port,
-            }),
+            endpoint,
             spool: spool.clone(),
             retry_for: Duration::from_secs(30),
             segment_bytes,
@@ -311,4 +317,154 @@ fn what_cannot_be_gone_on_with_becomes_another_generation() {
     spool.remove().expect("all is ours");
     drop(spool);
     assert_eq!(std::fs::read_dir(dir.path()).expect("it").count(), 0);
+}
+
+/// The delta is a log that grows from file to file, as a server's does when it rewrites it.
+#[test]
+fn the_delta_is_followed_while_it_grows() {
+    if !available("redis-7.0") {
+        return;
+    }
+    let source = Server::with("redis-7.0", &AT_ONCE);
+    let destination = Server::start("redis-7.0");
+    write_all(&source, 1);
+    let dir = tempfile::tempdir().expect("a directory");
+    let names = names(&dir);
+    let receiver = Receiver::start(&names, source.port, 5_000);
+    receiver.until("a segment", |p| p.segment > 0);
+    replayed_at(destination.port, &[text(&names.rdb)]);
+    let follow = ["--follow", "--on-exist", "merge", text(&names.aof)];
+    let mut follower = Running::replay_at(destination.port, &follow);
+    for seed in 2..8 {
+        write_all(&source, seed);
+    }
+    call!(source.client(), "SET", "the last", "one");
+    let progress = receiver.until_caught_up(&source);
+    assert!(progress.segment > 20, "{progress:?}");
+    let arrived = || call!(destination.client(), "EXISTS", "the last").int() == 1;
+    assert!(follower.until(arrived), "{:?}", follower.kill());
+    let mut got = held_by(&destination);
+    got.retain(|_, key, _| !key.starts_with(b"__redis-migration:"));
+    let lines = diff(&held_by(&source), &got);
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+    follower.terminate();
+    // What was followed may go, the rest stays.
+    receiver
+        .spool
+        .release_before(progress.segment - 3)
+        .expect("it is ours");
+    assert_eq!(receiver.spool.segments().len(), 4);
+    write_all(&source, 9);
+    receiver.until_caught_up(&source);
+    receiver.end();
+}
+
+#[test]
+fn a_user_who_may_be_a_replica_and_nothing_else() {
+    if !available("redis-7.0") || !available("valkey-9.1") {
+        return;
+    }
+    let source = Server::with("redis-7.0", &AT_ONCE);
+    let mut client = source.client();
+    call!(
+        client,
+        "ACL",
+        "SETUSER",
+        "copier",
+        "on",
+        ">secret",
+        "+psync",
+        "+replconf",
+        "+ping"
+    );
+    call!(client, "CONFIG", "SET", "requirepass", "other");
+    let dir = tempfile::tempdir().expect("a directory");
+    let names = names(&dir);
+    let mut endpoint = Endpoint::new(Address::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port: source.port,
+    });
+    let refused = |endpoint: Endpoint| {
+        let receiver = Receiver::start_at(&names, endpoint, 1 << 20);
+        let error = receiver
+            .thread
+            .join()
+            .expect("no panic")
+            .expect_err("a refusal");
+        assert!(matches!(error.kind(), ErrorKind::Login { .. }), "{error}");
+    };
+    refused(endpoint.clone());
+    endpoint.user = Some("copier".to_owned());
+    endpoint.password = Some(Secret::new("wrong"));
+    refused(endpoint.clone());
+    endpoint.password = Some(Secret::new("secret"));
+    let receiver = Receiver::start_at(&names, endpoint.clone(), 1 << 20);
+    receiver.until("the stream", |p| p.phase == Phase::Stream);
+    call!(client, "SET", "k", "v");
+    assert_eq!(call!(client, "WAIT", "1", "1000").int(), 1);
+    let progress = receiver.end();
+    assert_eq!(progress.source_version, None);
+    call!(client, "ACL", "SETUSER", "copier", "-psync");
+    refused(endpoint);
+}
+
+/// A Valkey sends an older form, without the times of fields, to those that do not say their version.
+#[test]
+fn times_of_fields_arrive() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let source = Server::with("valkey-9.1", &AT_ONCE);
+    let write = |when: &str| {
+        let mut client = source.client();
+        for n in 0..10 {
+            let key = format!("{when}:{n}");
+            call!(client, "HSET", key, "f", "v", "g", "w");
+            call!(
+                client,
+                "HPEXPIREAT",
+                key,
+                "4000000000000",
+                "FIELDS",
+                "1",
+                "f"
+            );
+        }
+    };
+    write("before");
+    let dir = tempfile::tempdir().expect("a directory");
+    let names = names(&dir);
+    let receiver = Receiver::start(&names, source.port, 1 << 20);
+    receiver.until("the stream", |p| p.phase == Phase::Stream);
+    write("after");
+    receiver.until_caught_up(&source);
+    receiver.end();
+    assert_same(&names, &source, "valkey-9.1");
+}
+
+/// A source that sends its snapshot and everything else a byte at a time.
+#[test]
+fn a_source_that_drips_is_spooled() {
+    if !available("redis-7.0") || !available("valkey-9.1") {
+        return;
+    }
+    for diskless in ["yes", "no"] {
+        let options = [&["--repl-diskless-sync", diskless], &AT_ONCE[..]].concat();
+        let source = Server::with("redis-7.0", &options);
+        for n in 0..20 {
+            call!(source.client(), "SET", format!("before:{n}"), "value");
+        }
+        let relay = Relay::start(source.port);
+        relay.drip(true);
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = names(&dir);
+        let receiver = Receiver::start(&names, relay.port, 300);
+        receiver.until("the stream", |p| p.phase == Phase::Stream);
+        for n in 0..20 {
+            call!(source.client(), "SET", format!("after:{n}"), "value");
+        }
+        receiver.until_caught_up(&source);
+        receiver.end();
+        assert_same(&names, &source, "valkey-9.1");
+    }
 }

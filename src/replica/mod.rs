@@ -5,8 +5,8 @@
 //!                                stream ─── delta ─────→ A, segments ┴─→ whoever replays them
 //! ```
 //!
-//! [`receive::run`] is the body of a thread that does so until it is told to stop. It never waits for a destination: the
-//! files of [`spool::Spool`] are all that is between the two, and both are ordinary ones, a snapshot and a log in parts
+//! [`receive::run`] is the body of a thread that does so until it is told to stop. It never waits for a destination:
+//! the files of [`spool::Spool`] are all that is between the two, and both are ordinary ones, a snapshot and a log in parts
 //! with its manifest.
 
 mod handshake;

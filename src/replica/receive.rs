@@ -44,7 +44,7 @@ pub struct Options {
     pub endpoint: Endpoint,
     /// The files.
     pub spool: Spool,
-    /// How long a lost source is tried to be reached again.
+    /// How long a lost source is tried to be reached again. One that loads its data is waited for until it has.
     pub retry_for: Duration,
     /// A segment is followed by another one when it has so many bytes: [`SEGMENT_BYTES`].
     pub segment_bytes: u64,
@@ -194,8 +194,9 @@ struct Receiver<'a> {
     delta: Option<Delta>,
     /// Whether the source has served us once.
     served: bool,
-    /// When it was lost, since when nothing came.
+    /// When it was lost, and from when on its absence counts.
     lost_at: Option<Instant>,
+    counted_from: Instant,
     told_at: Instant,
     damaged: u32,
     /// Where the stream broke last.
@@ -240,6 +241,7 @@ impl<'a> Receiver<'a> {
             delta: None,
             served: false,
             lost_at: None,
+            counted_from: Instant::now(),
             told_at: Instant::now(),
             damaged: 0,
             broken_at: None,
@@ -326,6 +328,8 @@ impl<'a> Receiver<'a> {
                 progress.phase = Phase::Connecting;
             });
             let now = Instant::now();
+            // It is there, and loading ends by itself, however long it takes.
+            let loads = matches!(&stop, Stop::Later(said) if said.contains("LOADING"));
             let (error, why) = match stop {
                 Stop::Fatal(error) if !self.served || !is_of_source(&error) => return Err(error),
                 Stop::Lost(error) if !self.served => return Err(error),
@@ -350,6 +354,7 @@ impl<'a> Receiver<'a> {
                         "{why}; it is tried again, for {span} s at most"
                     )));
                     self.told_at = now;
+                    self.counted_from = now;
                     // A source that always throws us out again shall not be beset.
                     if self.served_at.elapsed() > ACK_EVERY {
                         self.pause = PAUSE_FIRST;
@@ -357,7 +362,10 @@ impl<'a> Receiver<'a> {
                     *self.lost_at.insert(now)
                 }
             };
-            let away = lost_at.elapsed();
+            if loads {
+                self.counted_from = now;
+            }
+            let away = now.saturating_duration_since(self.counted_from);
             if away >= self.options.retry_for {
                 return Err(match error.kind() {
                     ErrorKind::Unreachable { server, why } => Error::unreachable(
@@ -374,7 +382,7 @@ impl<'a> Receiver<'a> {
                 self.told_at = now;
                 self.tell(Said::Warning(format!(
                     "the source is away since {} s: {why}",
-                    away.as_secs()
+                    lost_at.elapsed().as_secs()
                 )));
             }
             let until = now + self.pause.min(self.options.retry_for - away);

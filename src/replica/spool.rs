@@ -22,8 +22,8 @@
 //!
 //! So a segment alone tells the replication offset of each of its bytes: `offset` and the bytes that are not ours.
 //!
-//! A generation is a snapshot with the delta behind it. It ends where the source can give another snapshot only, and its
-//! files stay until [`Spool::forget_previous`]. Nothing is ever removed or replaced that a spool did not make.
+//! A generation is a snapshot with the delta behind it. It ends where the source can give another snapshot only, and
+//! its files stay until [`Spool::forget_previous`]. Nothing is ever removed or replaced that a spool did not make.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -359,8 +359,8 @@ pub(super) struct Resume {
 }
 
 impl Spool {
-    /// Opens a spool, and brings what an earlier run left of it in order: the last segment is cut to the end of its last
-    /// whole unit, and a snapshot that was not whole is removed. `source` names the source and must be what it was.
+    /// Opens a spool, and brings what an earlier run left of it in order: the last segment is cut to the end of its
+    /// last whole unit, and a snapshot that was not whole is removed. `source` names the source and must be what it was.
     ///
     /// With [`Opening::force`] what cannot be gone on with is removed; what can be is gone on with all the same.
     ///
@@ -562,8 +562,8 @@ impl Spool {
         Ok(())
     }
 
-    /// Notes where the source's history stands: a snapshot is on its way, and behind it the delta from `offset` on. What
-    /// was whole before becomes an earlier generation.
+    /// Notes where the source's history stands: a snapshot is on its way, and behind it the delta from `offset` on.
+    /// What was whole before becomes an earlier generation.
     pub(super) fn begin(&self, replid: &str, offset: u64) -> Result<()> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -1317,6 +1317,29 @@ mod tests {
             Some(1_700_000_000_123)
         );
         assert_eq!(received_at_ms(b"#TS:17\r\n"), None);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_not_counted() {
+        let path = PathBuf::from("/dev/full");
+        let Ok(file) = File::options().write(true).open(&path) else {
+            return;
+        };
+        let file = Arc::new(file);
+        let mut segment = Segment {
+            seq: 1,
+            file,
+            len: 7,
+            path,
+        };
+        let error = segment.append(b"bytes").expect_err("no room");
+        assert!(
+            error
+                .to_string()
+                .starts_with("/dev/full cannot be written: "),
+            "{error}"
+        );
+        assert_eq!(segment.len, 7);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where commands of a replication stream end, and what they say of database and transaction.
 //!
-//! The bytes come as the network cuts them. Each is looked at once, the bytes of values not at all, and what is kept of a
-//! command that has not ended is its beginning and the line that was cut.
+//! The bytes come as the network cuts them. Each is looked at once, the bytes of values not at all, and what is kept of
+//! a command that has not ended is its beginning and the line that was cut.
 
 use crate::resp::parse::{Args, Broken, Found, LINE_BYTES, Parser, Wrong};
 
