@@ -577,6 +577,9 @@ impl Spool {
                 segments: inner.listed.clone(),
             });
             state.generation += 1;
+            // A number is left out: a reader at the end of the old delta takes whatever carries the next one for what
+            // follows, and what follows here is only the snapshot.
+            state.next_seq += 1;
         }
         state.first_seq = state.next_seq;
         state.snapshot_bytes = None;
@@ -1545,7 +1548,7 @@ mod tests {
         let state = spool.state();
         assert_eq!(
             (state.generation, state.first_seq, state.snapshot_bytes),
-            (2, 3, None)
+            (2, 4, None)
         );
         assert_eq!(
             (&state.replid[..], state.delta_offset, state.reconciled),
@@ -1580,11 +1583,11 @@ mod tests {
         assert!(rdb.exists() && !names(dir.path()).rdb.exists());
         take_snapshot(&spool, 7000);
         let segment = spool.create_segment(7000, 0).expect("a segment");
-        assert_eq!(segment.seq, 3);
+        assert_eq!(segment.seq, 4);
         drop((segment, spool));
         let spool = open(dir.path()).expect("a spool");
         let resume = spool.resume().expect("no error").expect("a place");
-        assert_eq!((resume.segment.seq, resume.offset), (3, 7000));
+        assert_eq!((resume.segment.seq, resume.offset), (4, 7000));
         spool.forget_previous(1).expect("it is ours");
         spool.set_reconciled(2).expect("it");
         spool.set_done().expect("it");
