@@ -46,7 +46,7 @@ const DRAIN_FOR: Duration = Duration::from_secs(10);
 const NEAR_MS: i64 = 60_000;
 
 /// A live source that has changed nothing for so long is quiet: its expiries are written as they are.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(3);
 
 /// While a log is followed, its checkpoint is written this often.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(500);
@@ -99,6 +99,8 @@ pub struct Live<'a> {
     pub between: Box<Writes<'a>>,
     /// Called when what that sent is acknowledged too.
     pub reconciled: Box<dyn FnMut() -> Result<()> + Send + 'a>,
+    /// Whether what the source does would be heard.
+    pub is_heard: Box<dyn Fn() -> bool + Send + 'a>,
     /// Called when the log has no more for now: what is to be done.
     pub at_rest: Box<Wishes<'a>>,
 }
@@ -1059,9 +1061,10 @@ impl<'a> Job<'a> {
             catching_up,
             idle: server.sink.is_idle(),
         })?;
+        let heard = (live.is_heard)();
         let changes = self.conversion.changes();
         let (since, before, settled) = quiet;
-        if changes != *before {
+        if changes != *before || !heard {
             (*since, *before, *settled) = (Instant::now(), changes, false);
         } else if !*settled && !catching_up && since.elapsed() > QUIET {
             // Nobody writes there any more: what is near now has its own time.

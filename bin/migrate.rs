@@ -387,11 +387,9 @@ impl Migration<'_> {
             let live = LiveRun {
                 generation,
                 was_empty,
-                hooks: Box::new(move |settings, was_empty| {
-                    job::Live {
-                        earlier: earlier.clone(),
-                        ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
-                    }
+                hooks: Box::new(move |settings, was_empty| job::Live {
+                    earlier: earlier.clone(),
+                    ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
                 }),
                 saved: self.janitor(spool, &due),
             };
@@ -531,6 +529,7 @@ impl Migration<'_> {
                 }
                 Ok(())
             }),
+            is_heard: Box::new(|| self.live.progress().connected),
             at_rest: Box::new(move |rest: &AtRest| self.at_rest(rest, &mut goal)),
         }
     }

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use redis_migration::ErrorKind;
+use redis_migration::pipeline::Progress;
+use redis_migration::replica::scan::{ScanOptions, scan};
 use redis_migration::server::connection::Connection;
 use redis_migration::server::endpoint::{Address, Endpoint, Secret, Tls};
 use redis_migration::server::reply::Reply;
 
 use crate::support::client::call;
+use crate::support::data::digest;
 use crate::support::server::{Nutcracker, Server, available, free_port};
 use crate::support::text;
 
@@ -404,6 +407,25 @@ fn tls_server_as(leaf: &str, options: &[&str]) -> (Server, Certificates) {
     };
     let server = Server::with("redis-7.0", &[&tls, options].concat());
     (server, certificates)
+}
+
+#[test]
+fn values_of_a_source_are_read_through_tls() {
+    let (server, certificates) = tls_server(&[]);
+    let mut client = server.client();
+    // Several records of TLS, and a value that no server compresses.
+    let large: Vec<u8> = (0..300_000u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    call!(client, "SET", "large", &large);
+    call!(client, "DEBUG", "POPULATE", "2000");
+    let dir = tempfile::tempdir().expect("a directory");
+    let rdb = dir.path().join("scanned.rdb");
+    let options = ScanOptions::new(certificates.trusted("127.0.0.1"), &rdb);
+    let report = scan(&options, &Progress::default(), &mut |text| panic!("{text}"));
+    assert_eq!(report.expect("a snapshot").keys, 2001);
+    let other = Server::on_snapshot("redis-7.0", &rdb);
+    assert_eq!(digest(&[&other]), digest(&[&server]));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod preflight;
 mod replay;
 mod replica;
 mod rewriting;
+mod scan;
 mod selecting;
 mod support;
 mod torn;

@@ -357,7 +357,16 @@ impl<'a> Receiver<'a> {
             };
             let away = lost_at.elapsed();
             if away >= self.options.retry_for {
-                return Err(error);
+                return Err(match error.kind() {
+                    ErrorKind::Unreachable { server, why } => Error::unreachable(
+                        server,
+                        format!(
+                            "{why}; it was tried for {} s. The same command goes on where this one ends",
+                            away.as_secs()
+                        ),
+                    ),
+                    _ => error,
+                });
             }
             if self.told_at.elapsed() >= TELL_EVERY {
                 self.told_at = now;
@@ -444,7 +453,10 @@ impl<'a> Receiver<'a> {
         }
         self.begin(&replid, offset, whole)?;
         let acks = announced.is_none();
-        let marked = self.snapshot(&mut wire, announced)?;
+        let marked = self.snapshot(&mut wire, announced).inspect_err(|_| {
+            // It comes whole or not at all, and a disk that is full has better use for the room.
+            let _ = self.options.spool.drop_partial();
+        })?;
         let segment = self
             .options
             .spool
@@ -756,4 +768,617 @@ fn is_of_source(error: &Error) -> bool {
 
 fn not_synced(error: std::io::Error) -> Error {
     Error::io("what was received cannot be brought to the disk", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc;
+    use std::thread::JoinHandle;
+
+    use super::super::spool::{Names, Opening};
+    use super::*;
+    use crate::encoding::crc64::crc64;
+    use crate::resp::write::append_command;
+    use crate::server::endpoint::Address;
+
+    const ID: &str = "1111111111111111111111111111111111111111";
+    const ID_2: &str = "2222222222222222222222222222222222222222";
+    const MARK: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A connection to a source of which every word is written here.
+    struct Fake {
+        reader: BufReader<TcpStream>,
+        stream: TcpStream,
+        /// Send each byte by itself.
+        drip: bool,
+    }
+
+    impl Fake {
+        fn accept(listener: &TcpListener) -> Fake {
+            let (stream, _) = listener.accept().expect("a connection");
+            stream.set_nodelay(true).expect("an option");
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .expect("an option");
+            Fake {
+                reader: BufReader::new(stream.try_clone().expect("a clone")),
+                stream,
+                drip: false,
+            }
+        }
+
+        fn send(&mut self, bytes: impl AsRef<[u8]>) {
+            let step = if self.drip { 1 } else { usize::MAX };
+            for piece in bytes.as_ref().chunks(step) {
+                self.stream.write_all(piece).expect("a connection");
+                if self.drip {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            }
+        }
+
+        /// The next command; signs of life are passed over.
+        fn command(&mut self) -> Vec<String> {
+            let mut line = String::new();
+            while line.trim().is_empty() {
+                line.clear();
+                assert!(
+                    self.reader.read_line(&mut line).expect("a line") > 0,
+                    "it was closed"
+                );
+            }
+            let argc = line
+                .trim()
+                .strip_prefix('*')
+                .expect("a command")
+                .parse()
+                .expect("a number");
+            let mut args = Vec::new();
+            for _ in 0..argc {
+                let mut line = String::new();
+                self.reader.read_line(&mut line).expect("a line");
+                let len: usize = line
+                    .trim()
+                    .strip_prefix('$')
+                    .expect("a string")
+                    .parse()
+                    .expect("a number");
+                let mut bytes = vec![0; len + 2];
+                self.reader.read_exact(&mut bytes).expect("a string");
+                args.push(String::from_utf8_lossy(&bytes[..len]).into_owned());
+            }
+            args
+        }
+
+        /// Answers all that comes before PSYNC, and gives that.
+        fn greet(&mut self) -> String {
+            loop {
+                let command = self.command();
+                match &command[0][..] {
+                    "PING" => self.send("\n\n+PONG\r\n"),
+                    "INFO" => {
+                        self.send("\n$42\r\n# Server\r\nredis_version:7.2.4\r\nrun_id:abc\r\n\r\n")
+                    }
+                    "REPLCONF" => self.send("\n+OK\r\n"),
+                    _ => return command.join(" "),
+                }
+            }
+        }
+
+        fn full_resync(&mut self, id: &str, offset: u64) {
+            assert_eq!(self.greet(), "PSYNC ? -1");
+            self.send(format!("\n+FULLRESYNC {id} {offset}\r\n"));
+            self.send(format!("\n\n${}\r\n", snapshot().len()));
+            self.send(snapshot());
+        }
+
+        /// Waits for an acknowledgement of at least so much.
+        fn ack(&mut self, offset: u64) -> u64 {
+            loop {
+                let command = self.command();
+                assert_eq!(command[..2], ["REPLCONF", "ACK"]);
+                let acked = command[2].parse().expect("a number");
+                if acked >= offset {
+                    return acked;
+                }
+            }
+        }
+    }
+
+    fn snapshot() -> Vec<u8> {
+        let mut bytes = b"REDIS0011\xfa\x03key\x05value\xff".to_vec();
+        let crc = crc64(&bytes);
+        bytes.extend(crc.to_le_bytes());
+        bytes
+    }
+
+    fn commands(range: std::ops::Range<u32>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append_command(&mut bytes, &[b"SELECT", b"0"]);
+        for n in range {
+            append_command(
+                &mut bytes,
+                &[b"SET", format!("key:{n}").as_bytes(), b"value"],
+            );
+        }
+        bytes
+    }
+
+    /// A receiver of a source that plays a script.
+    struct Scene {
+        dir: tempfile::TempDir,
+        live: Arc<Live>,
+        spool: Spool,
+        source: JoinHandle<()>,
+        receiver: JoinHandle<Result<()>>,
+        said: mpsc::Receiver<Said>,
+    }
+
+    fn play(script: impl FnOnce(&TcpListener) + Send + 'static) -> Scene {
+        play_with(script, 1 << 20, Duration::from_secs(20))
+    }
+
+    fn play_with(
+        script: impl FnOnce(&TcpListener) + Send + 'static,
+        segment_bytes: u64,
+        retry_for: Duration,
+    ) -> Scene {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = Names {
+            rdb: dir.path().join("dump.rdb"),
+            aof: dir.path().join("log.aof"),
+        };
+        let spool = Spool::open(names, "source:1", Opening::default()).expect("a spool");
+        let live = Arc::new(Live::new());
+        let (tell, said) = mpsc::channel();
+        let options = Options {
+            endpoint: Endpoint::new(Address::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port,
+            }),
+            spool: spool.clone(),
+            retry_for,
+            segment_bytes,
+            tell: Box::new(move |what| drop(tell.send(what))),
+        };
+        let of_thread = Arc::clone(&live);
+        Scene {
+            dir,
+            live,
+            spool,
+            source: std::thread::spawn(move || script(&listener)),
+            receiver: std::thread::spawn(move || run(options, &of_thread)),
+            said,
+        }
+    }
+
+    impl Scene {
+        fn until(&self, is: impl Fn(&Progress) -> bool) -> Progress {
+            let end = Instant::now() + Duration::from_secs(20);
+            let mut progress = self.live.progress();
+            while !is(&progress) {
+                assert!(Instant::now() < end, "{progress:?}");
+                progress = self.live.wait(progress.changes, LOOK);
+            }
+            progress
+        }
+
+        /// Ends both, and gives what the receiver says and the source's bytes of this generation.
+        fn end(self) -> (Result<()>, Progress, Vec<u8>, Vec<String>) {
+            self.source.join().expect("the script was played");
+            self.live.stop();
+            let result = self.receiver.join().expect("no panic");
+            let mut raw = Vec::new();
+            for seq in self.spool.segments() {
+                let bytes = std::fs::read(self.spool.names().segment(seq)).expect("a segment");
+                let mut last = 0;
+                let mut selected = false;
+                let mut pieces = Vec::new();
+                let fed = Splitter::with_lines(0).feed(&bytes, |end, record, _, _| {
+                    let ours = record == Record::Line || !selected;
+                    selected |= record != Record::Line;
+                    pieces.push((last, end, ours));
+                    last = end;
+                });
+                fed.expect("commands");
+                for (from, to, ours) in pieces {
+                    if !ours {
+                        raw.extend(&bytes[from..to]);
+                    }
+                }
+                raw.extend(&bytes[last..]);
+            }
+            let said = self
+                .said
+                .try_iter()
+                .map(|(Said::Info(s) | Said::Warning(s))| s)
+                .collect();
+            drop(self.dir);
+            (result, self.live.progress(), raw, said)
+        }
+    }
+
+    #[test]
+    fn newlines_and_single_bytes_make_no_difference() {
+        let stream = commands(0..30);
+        let sent = stream.clone();
+        let scene = play_with(
+            move |listener| {
+                let mut fake = Fake::accept(listener);
+                fake.drip = true;
+                assert_eq!(fake.greet(), "PSYNC ? -1");
+                fake.send(format!(
+                    "\n\n\n+FULLRESYNC {ID} 1000\r\n\n\n$EOF:{MARK}\r\n"
+                ));
+                fake.send(snapshot());
+                fake.send(MARK);
+                assert_eq!(fake.ack(0), 1000, "a word that it is whole");
+                fake.send(&sent);
+                fake.ack(1000 + sent.len() as u64);
+            },
+            300,
+            Duration::from_secs(20),
+        );
+        let progress = scene.until(|p| p.received == 1000 + stream.len() as u64);
+        assert!(progress.segment > 3, "{progress:?}");
+        assert_eq!(progress.source_version.as_deref(), Some("Redis 7.2.4"));
+        assert_eq!(
+            std::fs::read(&scene.spool.names().rdb).expect("it"),
+            snapshot()
+        );
+        for seq in scene.spool.segments() {
+            let text = std::fs::read(scene.spool.names().segment(seq)).expect("it");
+            let lines: Vec<&[u8]> = text.split(|b| *b == b'\n').collect();
+            assert!(lines[0].starts_with(b"#redis-migration source=source:1 replid=1111"));
+            assert!(lines[6].starts_with(b"#MS:1"), "{}", text.escape_ascii());
+        }
+        let (result, progress, raw, _) = scene.end();
+        result.expect("it was told to end");
+        assert!(raw == stream);
+        assert_eq!(progress.received, 1000 + stream.len() as u64);
+        assert_eq!(progress.synced, progress.received);
+    }
+
+    #[test]
+    fn goes_on_in_the_middle_of_a_command_under_another_id() {
+        let stream = commands(0..100);
+        let sent = stream.clone();
+        let scene = play(move |listener| {
+            let mut fake = Fake::accept(listener);
+            fake.full_resync(ID, 500);
+            let cut = sent.len() / 2 + 3;
+            fake.send(&sent[..cut]);
+            fake.ack(500 + cut as u64);
+            drop(fake);
+            let mut fake = Fake::accept(listener);
+            assert_eq!(fake.greet(), format!("PSYNC {ID} {}", 500 + cut + 1));
+            fake.send(format!("\n+CONTINUE {ID_2}\r\n"));
+            fake.send(&sent[cut..cut + 1]);
+            fake.ack(500 + cut as u64 + 1);
+            drop(fake);
+            let mut fake = Fake::accept(listener);
+            assert_eq!(fake.greet(), format!("PSYNC {ID_2} {}", 500 + cut + 2));
+            fake.send("+CONTINUE\r\n");
+            fake.send(&sent[cut + 1..]);
+            fake.ack(500 + sent.len() as u64);
+        });
+        scene.until(|p| p.received == 500 + stream.len() as u64);
+        assert_eq!(scene.spool.state().replid, ID_2);
+        let (result, progress, raw, said) = scene.end();
+        result.expect("it was told to end");
+        assert!(raw == stream);
+        assert_eq!((progress.reconnects, progress.generation), (2, 1));
+        assert_eq!(progress.replid, ID_2);
+        assert!(
+            said.iter().any(|s| s.contains("the source is back")),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn another_snapshot_is_another_generation() {
+        let scene = play(|listener| {
+            // One that is cut gives its number to the next.
+            let mut fake = Fake::accept(listener);
+            assert_eq!(fake.greet(), "PSYNC ? -1");
+            fake.send(format!("+FULLRESYNC {ID_2} 7\r\n$100\r\nREDIS0011"));
+            drop(fake);
+            let mut fake = Fake::accept(listener);
+            fake.full_resync(ID, 500);
+            fake.send(commands(0..10));
+            let at = fake.ack(501);
+            drop(fake);
+            let mut fake = Fake::accept(listener);
+            assert_eq!(fake.greet(), format!("PSYNC {ID} {}", at + 1));
+            fake.send(format!(
+                "+FULLRESYNC {ID_2} 9000\r\n${}\r\n",
+                snapshot().len()
+            ));
+            fake.send(snapshot());
+            fake.send(commands(10..20));
+            fake.ack(9001);
+        });
+        let progress = scene.until(|p| p.generation == 2 && p.received > 9000);
+        assert_eq!((progress.segment, progress.full_resyncs), (3, 1));
+        let state = scene.spool.state();
+        assert_eq!(state.previous.len(), 1);
+        assert_eq!(state.previous[0].segments, [1]);
+        assert_eq!((&state.replid[..], state.delta_offset), (ID_2, 9000));
+        let (result, _, raw, _) = scene.end();
+        result.expect("it was told to end");
+        assert!(raw == commands(10..20));
+    }
+
+    #[test]
+    fn what_the_source_wants_to_be_told_of_is_told_at_once() {
+        let (tell, told) = mpsc::channel();
+        let scene = play(move |listener| {
+            let mut fake = Fake::accept(listener);
+            fake.full_resync(ID, 0);
+            let mut offset = 0;
+            let begun = Instant::now();
+            for _ in 0..30 {
+                let mut bytes = Vec::new();
+                append_command(&mut bytes, &[b"SET", b"k", &[b'v'; 5000]]);
+                append_command(&mut bytes, &[b"REPLCONF", b"GETACK", b"*"]);
+                offset += bytes.len() as u64;
+                fake.send(&bytes);
+                fake.ack(offset);
+            }
+            tell.send(begun.elapsed()).expect("somebody waits");
+        });
+        let took = told
+            .recv_timeout(Duration::from_secs(60))
+            .expect("it was played");
+        assert!(took < Duration::from_secs(6), "{took:?}");
+        scene.end().0.expect("it was told to end");
+    }
+
+    #[test]
+    fn a_source_that_is_not_ready_is_waited_for() {
+        let scene = play(|listener| {
+            for answer in [
+                "-LOADING Redis is loading the dataset in memory\r\n",
+                "-MASTERDOWN Link with MASTER is down\r\n",
+            ] {
+                let mut fake = Fake::accept(listener);
+                assert_eq!(fake.command(), ["PING"]);
+                fake.send(answer);
+            }
+            let mut fake = Fake::accept(listener);
+            fake.greet();
+            fake.send("\n-NOMASTERLINK Can't SYNC while not connected with my master\r\n");
+            drop(fake);
+            let mut fake = Fake::accept(listener);
+            // Whoever may not ask, and whoever does not know.
+            for answer in [
+                "+PONG\r\n",
+                "-NOPERM this user has no permissions to run the 'info' command\r\n",
+            ] {
+                fake.command();
+                fake.send(answer);
+            }
+            fake.full_resync(ID, 0);
+            fake.ack(0);
+        });
+        scene.until(|p| p.phase == Phase::Stream);
+        let (result, progress, ..) = scene.end();
+        result.expect("it was told to end");
+        assert_eq!(progress.reconnects, 0);
+    }
+
+    /// What the receiver ends with, of a source that answers PING, INFO, REPLCONF and PSYNC like this.
+    fn refused(ping: &'static str, psync: &'static [&'static str]) -> Error {
+        let scene = play(move |listener| {
+            let mut fake = Fake::accept(listener);
+            if !ping.is_empty() {
+                fake.command();
+                return fake.send(ping);
+            }
+            fake.greet();
+            for (i, answer) in psync.iter().enumerate() {
+                if i > 0 {
+                    assert_eq!(fake.command(), ["SYNC"]);
+                }
+                fake.send(answer);
+            }
+        });
+        scene.until(|p| p.ended);
+        let (result, progress, ..) = scene.end();
+        let error = result.expect_err("it was refused");
+        assert_eq!(progress.failure, Some(error.to_string()));
+        error
+    }
+
+    #[test]
+    fn refusals_end_it_at_once() {
+        let error = refused("-NOAUTH Authentication required.\r\n", &[]);
+        assert!(matches!(error.kind(), ErrorKind::Login { .. }), "{error}");
+        let error = refused(
+            "-NOPERM this user has no permissions to run the 'ping' command\r\n",
+            &[],
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("ACL SETUSER default +psync +replconf +ping"),
+            "{error}"
+        );
+        let error = refused("", &["-NOPERM User x has no permissions\r\n"]);
+        assert!(matches!(error.kind(), ErrorKind::Login { .. }), "{error}");
+        let error = refused("", &["-ERR command is not allowed\r\n"]);
+        assert!(error.to_string().contains("--method scan"), "{error}");
+        const UNKNOWN: &[&str] = &[
+            "-ERR unknown command 'PSYNC'\r\n",
+            "-ERR unknown command 'SYNC'\r\n",
+        ];
+        let error = refused("", UNKNOWN);
+        assert!(matches!(error.kind(), ErrorKind::Unfit(_)), "{error}");
+        let error = refused("HTTP/1.1 400 Bad Request\r\n", &[]);
+        assert!(error.to_string().contains("is no Redis"), "{error}");
+        let error = refused("", &["+WHAT\r\n"]);
+        assert!(
+            matches!(error.kind(), ErrorKind::Unreachable { .. }),
+            "{error}"
+        );
+        let error = refused("", &["+CONTINUE\r\n"]);
+        assert!(
+            matches!(error.kind(), ErrorKind::Unreachable { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_source_that_knows_only_sync() {
+        let scene = play(|listener| {
+            let mut fake = Fake::accept(listener);
+            fake.greet();
+            fake.send("-ERR unknown command 'PSYNC'\r\n");
+            assert_eq!(fake.command(), ["SYNC"]);
+            fake.send(format!("\n\n${}\r\n", snapshot().len()));
+            fake.send(snapshot());
+            fake.send(commands(0..10));
+            // It would answer, and the answer would stand in the stream.
+            fake.stream
+                .set_read_timeout(Some(Duration::from_millis(1500)))
+                .expect("an option");
+            assert!(fake.reader.fill_buf().is_err(), "not a word");
+        });
+        scene.until(|p| p.received == commands(0..10).len() as u64);
+        let (result, _, raw, _) = scene.end();
+        result.expect("it was told to end");
+        assert!(raw == commands(0..10));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_fetched_again() {
+        let scene = play(|listener| {
+            for times in [2, 3] {
+                for _ in 0..times {
+                    let mut bad = snapshot();
+                    bad[12] ^= 1;
+                    let mut fake = Fake::accept(listener);
+                    let psync = fake.greet();
+                    assert!(psync.starts_with("PSYNC"), "{psync}");
+                    fake.send(format!("+FULLRESYNC {ID} 0\r\n${}\r\n", bad.len()));
+                    fake.send(bad);
+                }
+                if times == 2 {
+                    let mut fake = Fake::accept(listener);
+                    fake.full_resync(ID, 10);
+                    fake.ack(10);
+                }
+            }
+        });
+        scene.until(|p| p.ended);
+        let (result, progress, ..) = scene.end();
+        let error = result.expect_err("it gave up");
+        assert!(
+            matches!(error.kind(), ErrorKind::Checksum { .. }),
+            "{error}"
+        );
+        assert!(!progress.snapshot_whole);
+    }
+
+    #[test]
+    fn what_is_no_command_is_asked_for_again() {
+        let scene = play(|listener| {
+            let mut fake = Fake::accept(listener);
+            fake.full_resync(ID, 0);
+            let good = commands(0..3);
+            fake.send(&good);
+            fake.ack(good.len() as u64);
+            fake.send("*2\r\n$3\r\nGET\r\n");
+            fake.ack(good.len() as u64 + 13);
+            fake.send("junk");
+            for _ in 0..2 {
+                drop(fake);
+                fake = Fake::accept(listener);
+                assert_eq!(fake.greet(), format!("PSYNC {ID} {}", good.len() + 1));
+                fake.send("+CONTINUE\r\njunk");
+                std::thread::sleep(Duration::from_millis(30));
+            }
+        });
+        scene.until(|p| p.ended);
+        let (result, _, raw, _) = scene.end();
+        let error = result.expect_err("it gave up");
+        assert!(matches!(error.kind(), ErrorKind::BadLog { .. }), "{error}");
+        assert!(raw == commands(0..3));
+    }
+
+    #[test]
+    fn a_source_that_stays_away_is_given_up() {
+        let scene = play_with(
+            |listener| {
+                let mut fake = Fake::accept(listener);
+                fake.full_resync(ID, 0);
+                fake.send(commands(0..3));
+                fake.ack(1);
+            },
+            1 << 20,
+            Duration::from_millis(700),
+        );
+        let progress = scene.until(|p| p.ended);
+        assert!(progress.failure.is_some());
+        let (result, _, raw, said) = scene.end();
+        let error = result.expect_err("it gave up");
+        assert!(
+            matches!(error.kind(), ErrorKind::Unreachable { .. }),
+            "{error}"
+        );
+        assert!(raw == commands(0..3));
+        let warned = said
+            .iter()
+            .filter(|s| s.contains("it is tried again"))
+            .count();
+        assert_eq!(warned, 1, "{said:?}");
+    }
+
+    #[test]
+    fn a_source_that_is_not_there_ends_it_at_once() {
+        let port = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = port.local_addr().expect("an address").port();
+        let dir = tempfile::tempdir().expect("a directory");
+        let names = Names {
+            rdb: dir.path().join("r"),
+            aof: dir.path().join("a"),
+        };
+        let options = Options {
+            endpoint: Endpoint::new(Address::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port,
+            }),
+            spool: Spool::open(names, "s", Opening::default()).expect("a spool"),
+            retry_for: Duration::from_secs(60),
+            segment_bytes: SEGMENT_BYTES,
+            tell: Box::new(|said| panic!("{said:?}")),
+        };
+        let error = run(options, &Live::new()).expect_err("nobody listens");
+        assert!(
+            matches!(error.kind(), ErrorKind::Unreachable { .. }),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_value_larger_than_the_buffer_is_written_through() {
+        let mut stream = commands(0..1);
+        append_command(&mut stream, &[b"SET", b"large", &vec![b'\n'; 5 << 20]]);
+        stream.extend(commands(1..3));
+        let sent = stream.clone();
+        let scene = play(move |listener| {
+            let mut fake = Fake::accept(listener);
+            fake.full_resync(ID, 0);
+            fake.send(&sent);
+            fake.ack(sent.len() as u64);
+        });
+        let (result, progress, raw, _) = scene.end();
+        result.expect("it was told to end");
+        assert!(raw == stream);
+        assert_eq!(progress.segment, 2);
+    }
 }

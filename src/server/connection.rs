@@ -754,7 +754,7 @@ fn after(timeout: Duration) -> Instant {
 }
 
 /// Waits until the socket can be read or written; whether it can before the deadline.
-fn wait(fd: BorrowedFd<'_>, writing: bool, deadline: Instant) -> bool {
+pub(crate) fn wait(fd: BorrowedFd<'_>, writing: bool, deadline: Instant) -> bool {
     let flags = match writing {
         true => PollFlags::IN | PollFlags::OUT,
         false => PollFlags::IN,
