@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::replay::Target;
+use crate::replay::{Target, changes_in};
 use crate::support::cli::{code, program, wait};
 use crate::support::client::call;
 use crate::support::data::differences_left;
@@ -381,6 +381,16 @@ fn ends_equal_within(live: &mut Live, source: &Server, target: &Target, slack_ms
 /// Both sides become equal, whether the run goes on or has ended.
 fn is_equal(live: &Live, source: &Server, target: &Target, slack_ms: i64) {
     rest();
+    // A key must not vanish between two questions about it. What is received may still be on its way.
+    let (end, mut changes) = (Instant::now() + SOON, None);
+    while Instant::now() < end {
+        let now = Some(changes_in(&target.servers()));
+        if changes == now {
+            break;
+        }
+        changes = now;
+        std::thread::sleep(Duration::from_millis(400));
+    }
     let left = differences_left(SOON, slack_ms, &[source], || target.data());
     let said = match &live.run {
         Some(_) => live.said(),

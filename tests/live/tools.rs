@@ -36,8 +36,8 @@ fn a_replica_has_what_the_load_has_written(name: &str, field_ttl: bool) {
     load.does(5000);
     let (done, errors) = load.stop();
     println!("{name}: {done} commands, refused: {errors:?}");
-    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
     rest();
+    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
     let slack = if name == "redis-6.2" { 1500 } else { 0 };
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(5), slack, &[&source], got);
@@ -87,8 +87,8 @@ fn a_replica_behind_a_relay_that_takes_the_mark_apart_has_everything() {
     }
     load.stop();
     renewal.keep();
-    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
     rest();
+    acknowledged(&source, Duration::from_secs(2)).expect("its offset");
     let got = || DataSet::read_all(&[&replica]).without_minus_zero();
     let left = differences_left(Duration::from_secs(10), 0, &[&source], got);
     assert_eq!(left, Vec::<String>::new());

@@ -301,7 +301,7 @@ fn keys_in(servers: &[&Server]) -> i64 {
 }
 
 /// How many changes servers have seen since they were started, as far as they answer.
-fn changes_in(servers: &[&Server]) -> u64 {
+pub(crate) fn changes_in(servers: &[&Server]) -> u64 {
     let count = |server: &&Server| {
         let mut client = Client::connect(server.port).ok()?;
         let info = match client.try_call(&[b"INFO", b"persistence"]) {
