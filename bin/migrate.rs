@@ -485,15 +485,20 @@ impl Migration<'_> {
         let settings = Arc::new(settings);
         let (spool_before, settings_before) = (spool.clone(), settings.clone());
         let spool_after = spool.clone();
-        let is_due = |spool: &Spool| {
+        let generation = self.generation.load(Ordering::Relaxed);
+        // The source may begin anew at any moment, and its files are others then.
+        let is_due = move |spool: &Spool| {
             let state = spool.state();
-            state.reconciled < state.generation
+            match state.generation == generation {
+                true => Ok(state.reconciled < generation),
+                false => Err(Error::plain(ErrorKind::Stopped)),
+            }
         };
         let mut goal = None;
         job::Live {
             earlier: None,
             before: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
-                if replaces || !is_due(&spool_before) {
+                if replaces || !is_due(&spool_before)? {
                     return Ok(());
                 }
                 // Keys of others may be there: ours go first, so that each of the new snapshot can be looked at.
@@ -506,7 +511,7 @@ impl Migration<'_> {
                 Ok(())
             }),
             between: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
-                if !replaces || !is_due(&spool) {
+                if !replaces || !is_due(&spool)? {
                     return Ok(());
                 }
                 let stop = AtomicBool::new(false);
@@ -522,8 +527,8 @@ impl Migration<'_> {
                 Ok(())
             }),
             reconciled: Box::new(move || {
-                if is_due(&spool_after) {
-                    spool_after.set_reconciled(spool_after.state().generation)?;
+                if is_due(&spool_after)? {
+                    spool_after.set_reconciled(generation)?;
                     // What is written from now on is in the new snapshot, or behind it.
                     KeyLog::open(&self.names.keys())?.clear()?;
                 }

@@ -148,7 +148,11 @@ pub fn not_opened(
     log: Log,
 ) -> Exit {
     if let (ErrorKind::Stopped, Some(signal)) = (error.kind(), signal) {
-        log.failure(&format!("{name}: interrupted; nothing was written"));
+        let name = match name {
+            "" => String::new(),
+            name => format!("{name}: "),
+        };
+        log.failure(&format!("{name}interrupted; nothing was written"));
         return Exit::Signal(signal);
     }
     let next = outcome::next(error, on_error);
