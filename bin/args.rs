@@ -315,7 +315,7 @@ pub struct SpoolArgs {
     /// to do.
     #[arg(long)]
     pub keep_spool: bool,
-    /// Replace files of these names that no run of this kind made, and begin anew
+    /// Replace files of these names that no such run made, or one from another source, or that are damaged
     #[arg(long)]
     pub force: bool,
 }

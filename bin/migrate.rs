@@ -452,11 +452,17 @@ impl Migration<'_> {
     /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
     fn note_keys_before(&self, spool: &Spool) -> Result<()> {
         let state = spool.state();
-        if state.previous.is_empty() {
+        // Where everything is kept, there may be some of which all that is gone was removed long ago.
+        let of_use = |generation: u64| generation >= state.reconciled;
+        if !state
+            .previous
+            .iter()
+            .any(|previous| of_use(previous.generation))
+        {
             return Ok(());
         }
         let mut log = KeyLog::open(&self.names.keys())?;
-        for previous in &state.previous {
+        for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
             if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
                 let stop = AtomicBool::new(false);
                 let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
@@ -600,6 +606,9 @@ impl Migration<'_> {
             let piece = keeper.checkpoint.pieces.get(place.piece as usize);
             if let Some(seq) = piece.and_then(|piece| piece.file.seq) {
                 self.reached(place, seq, false);
+            }
+            if self.args.spool.keep_spool {
+                return;
             }
             // One more stays: who goes on reads once more what was sent last.
             if let Some(seq) = keeper.goes_on_in().and_then(|seq| seq.checked_sub(1))
