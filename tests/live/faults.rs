@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{END, Live, SOON, acknowledged, ends_equal, fill, info, source, until};
+use super::{END, Live, SOON, ends_equal, fill, info, source, until};
 use crate::replay::Target;
 use crate::support::client::call;
 use crate::support::load::{Load, Mix};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Live, SOON, acknowledged, ends_equal, fill, info, source, until};
+use super::{Live, SOON, ends_equal, fill, info, source, until};
 use crate::replay::Target;
 use crate::support::client::call;
 use crate::support::load::{Load, Mix};
