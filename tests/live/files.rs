@@ -1,6 +1,6 @@
 //! What a migration leaves behind: files that the other commands take, or none.
 
-use super::{END, Live, SOON, acknowledged, fill, is_equal, source, until};
+use super::{END, Live, SOON, fill, is_equal, source};
 use crate::replay::Target;
 use crate::support::cli::{convert, replay_at};
 use crate::support::client::call;
@@ -94,9 +94,7 @@ fn files_stay_for_whoever_comes_back() {
     assert!(!live.files().is_empty());
     live.start();
     live.catches_up();
-    until(SOON, || {
-        acknowledged(&source, std::time::Duration::ZERO).is_ok()
-    });
+    live.acknowledges(&source);
     assert_eq!(
         super::info(&source, "stats", "sync_full"),
         1,
