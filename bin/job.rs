@@ -935,6 +935,12 @@ impl<'a> Job<'a> {
 
     /// Writes the true times of what was held back.
     fn settle(&mut self, keep: Keep) {
+        if let Output::Server(server) = &mut self.output
+            && let Err(error) = server.sink.begin_settling()
+        {
+            self.failed.get_or_insert(error);
+            return;
+        }
         let (tally, result) = self
             .conversion
             .settle(keep, self.output.sink(), self.progress);

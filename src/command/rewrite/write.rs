@@ -243,8 +243,7 @@ impl Rewriter<'_> {
             let mut digits = itoa::Buffer::new();
             let at = digits.format(at_ms.max(0)).as_bytes();
             let target = &self.settings.target;
-            let guarded = self.settings.log.guarded;
-            let forwards = target.dialect != Dialect::Twemproxy || guarded;
+            let forwards = target.dialect != Dialect::Twemproxy;
             match field {
                 Some(field) if !forwards => {
                     let run = RUN_KEY_FIRST.as_bytes();
@@ -265,8 +264,7 @@ impl Rewriter<'_> {
                 Some(field) => {
                     out.command(&[b"HPEXPIREAT", key, at, b"XX", b"FIELDS", b"1", field])
                 }
-                // The script that guards a command knows XX, whatever the server knows.
-                None if guarded || target.has(Feature::ExpireIf) && forwards => {
+                None if target.has(Feature::ExpireIf) && forwards => {
                     out.command(&[b"PEXPIREAT", key, at, b"XX"])
                 }
                 None => out.command(&[b"EVAL", EXPIRE_IF.as_bytes(), b"1", key, at]),

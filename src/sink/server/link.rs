@@ -603,7 +603,7 @@ impl Link {
 
     /// Opens the connection; where it was open before, the server is made to forget the old one first, so that nothing
     /// of it can be applied behind what is sent now.
-    pub(super) fn open(&mut self, kills: bool) -> Result<()> {
+    pub(super) fn open(&mut self, kills: bool, name: &str) -> Result<()> {
         let mut connection = Connection::open(&self.endpoint)?;
         if kills {
             if let Some(old) = self.client_id.take() {
@@ -619,6 +619,8 @@ impl Link {
                 Reply::Int(id) => Some(id),
                 _ => None,
             };
+            // By this name a later run finds what this one leaves behind. Who may not have one is not found.
+            drop(connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()])?);
         }
         self.connection = Some(connection);
         self.selected = 0;
@@ -626,4 +628,27 @@ impl Link {
         self.down = None;
         Ok(())
     }
+}
+
+/// Closes the connections of an earlier part of a run at a server: what they still have on their way must not arrive behind
+/// what is sent now.
+pub(super) fn close_those_before(endpoint: &Endpoint, name: &str) -> Result<()> {
+    let mut connection = Connection::open(endpoint)?;
+    let Reply::Bulk(list) = connection.call(&[b"CLIENT", b"LIST"])? else {
+        // Who may not look waits: what is on its way must have arrived, or never will.
+        std::thread::sleep(endpoint.timeout);
+        return Ok(());
+    };
+    let wanted = format!("name={name}");
+    for line in String::from_utf8_lossy(&list).lines() {
+        let mut words = line.split(' ');
+        let id = words.find_map(|word| word.strip_prefix("id="));
+        if let Some(id) = id
+            && words.any(|word| word == wanted)
+        {
+            // It may be gone by itself.
+            drop(connection.call(&[b"CLIENT", b"KILL", b"ID", id.as_bytes()])?);
+        }
+    }
+    Ok(())
 }

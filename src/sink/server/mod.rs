@@ -332,11 +332,25 @@ impl<'a> ServerSink<'a> {
                 sink.add_link(sink.o.endpoint.clone());
             }
         }
-        let kills = sink.kills();
+        let (kills, name) = (sink.kills(), sink.client_name());
+        if kills && sink.o.resumed {
+            let mut seen: Vec<&Endpoint> = Vec::new();
+            for link in &sink.links {
+                if !seen.contains(&&link.endpoint) {
+                    link::close_those_before(&link.endpoint, &name)?;
+                    seen.push(&link.endpoint);
+                }
+            }
+        }
         for link in &mut sink.links {
-            link.open(kills)?;
+            link.open(kills, &name)?;
         }
         Ok(sink)
+    }
+
+    /// What the connections of this run are called at the server.
+    fn client_name(&self) -> String {
+        format!("redis-migration:{}", self.o.run)
     }
 
     /// Whether old connections can be killed at the server: not through a proxy.
@@ -452,6 +466,17 @@ impl<'a> ServerSink<'a> {
         // Who went on at a snapshot before it would load that over what the log had done, and pass over the log's commands
         // as applied: their records are at the destination.
         self.save_now()
+    }
+
+    /// What is written until the next log begins is of no log, although it stands where one has come to: true expiries.
+    /// They can be sent again, and have no numbers: a run that is killed meanwhile and goes on reads other commands there.
+    pub fn begin_settling(&mut self) -> Result<()> {
+        self.drain()?;
+        self.wait_for_zombies()?;
+        self.in_log = false;
+        self.current = None;
+        self.dead = false;
+        Ok(())
     }
 
     /// What a proxy gave up on may still be applied for a while: nothing that depends on it may be sent before.

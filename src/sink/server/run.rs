@@ -434,7 +434,8 @@ impl ServerSink<'_> {
             if down.until > now {
                 continue;
             }
-            match self.links[i].open(kills) {
+            let name = self.client_name();
+            match self.links[i].open(kills, &name) {
                 Ok(()) => {
                     // Slots may have moved while it was away.
                     if down.attempts > 0 {
