@@ -1026,11 +1026,11 @@ impl<'a> Job<'a> {
                             if let Output::Server(server) = &mut self.output {
                                 server.sink.tick()?;
                             }
-                            match self.at_rest(&mut quiet)? {
+                            match self.at_rest(&mut quiet, follower.reader())? {
                                 Wish::Wait => follower.wait()?,
                                 Wish::End => return Ok(Go::Stop),
                                 Wish::Stop => {
-                                    self.settle(Keep::None(None));
+                                    self.settle_here(Keep::None(None), follower.reader())?;
                                     return Err(Error::plain(ErrorKind::Stopped));
                                 }
                             }
@@ -1042,7 +1042,7 @@ impl<'a> Job<'a> {
     }
 
     /// What a live run does where it has sent all there is.
-    fn at_rest(&mut self, quiet: &mut (Instant, u64, bool)) -> Result<Wish> {
+    fn at_rest(&mut self, quiet: &mut (Instant, u64, bool), reader: &Reader) -> Result<Wish> {
         let Output::Server(server) = &mut self.output else {
             return Ok(Wish::Wait);
         };
@@ -1068,13 +1068,17 @@ impl<'a> Job<'a> {
             (*since, *before, *settled) = (Instant::now(), changes, false);
         } else if !*settled && !catching_up && since.elapsed() > QUIET {
             // Nobody writes there any more: what is near now has its own time.
-            self.settle(Keep::None(Some(NEAR_MS)));
             *settled = true;
-            if let Some(error) = self.failed.take() {
-                return Err(error);
-            }
+            self.settle_here(Keep::None(Some(NEAR_MS)), reader)?;
         }
         Ok(wish)
+    }
+
+    /// Writes the true times of what was held back in the middle of a log. What was written has no place of its own in
+    /// it, so that what comes behind is counted anew.
+    fn settle_here(&mut self, keep: Keep, reader: &Reader) -> Result<()> {
+        self.settle(keep);
+        self.go_on_from_here(reader)
     }
 
     /// Begins a log at the destination.
@@ -1110,8 +1114,7 @@ impl<'a> Job<'a> {
         let number = server.pieces - 1;
         server
             .sink
-            .begin_log(number, reader.offset(), self.conversion.db(), None)?;
-        server.sink.save_now()
+            .begin_log(number, reader.offset(), self.conversion.db(), None)
     }
 
     /// Waits for what is on its way, and leaves the checkpoint as the next run needs it.

@@ -267,7 +267,7 @@ impl Migration<'_> {
     ) -> Finish<'s> {
         let run = self.run(progress, None);
         self.log.warning(
-            "--method scan brings the keys as they are found; what changes meanwhile is not followed, and may be missing",
+            "--method scan brings a snapshot only, the keys as they are found; what changes meanwhile is not followed, and may be missing",
         );
         let made = (|| {
             if spool.state().snapshot_bytes.is_none() {
@@ -692,7 +692,7 @@ impl Watch<'_> {
             }
         }
         let generation = migration.generation.load(Ordering::Relaxed);
-        if generation != 0 && now.generation != generation {
+        if generation != 0 && now.generation != generation && migration.is_followed() {
             // The source begins anew: what is sent of what was before is of no use any more.
             self.progress.stop.store(true, Ordering::Relaxed);
         }
@@ -734,8 +734,14 @@ enum Stage {
 }
 
 impl Migration<'_> {
+    /// Whether what the source does is followed.
+    fn is_followed(&self) -> bool {
+        self.args.source.method == MethodArg::Psync
+    }
+
     fn stage(&self, progress: &Progress, now: &Received, sent: &Sent) -> Stage {
-        if self.generation.load(Ordering::Relaxed) == 0 || !now.snapshot_whole {
+        let generation = self.generation.load(Ordering::Relaxed);
+        if generation == 0 || self.is_followed() && !now.snapshot_whole {
             return Stage::Sync(now.snapshot_bytes, now.snapshot_total);
         }
         if !sent.in_log {

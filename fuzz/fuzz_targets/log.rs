@@ -14,7 +14,7 @@ use redis_migration::aof::convert::{Conversion, Rest};
 use redis_migration::aof::manifest::{Entry, Manifest};
 use redis_migration::aof::read::{Limits, Reader, Tail, Until};
 use redis_migration::command::encode::{OnError, Settings};
-use redis_migration::command::rewrite::{LogRules, Rewriter};
+use redis_migration::command::rewrite::{Keep, LogRules, Rewriter};
 use redis_migration::command::target::{Dialect, Target};
 use redis_migration::encoding::crc64::crc64;
 use redis_migration::filter::Filter;
@@ -269,7 +269,7 @@ fn convert(
     };
     outcome.offset = reader.offset();
     assert!(outcome.offset <= have as u64);
-    let (tally, result) = conversion.settle(&mut outcome.settled, &progress);
+    let (tally, result) = conversion.settle(Keep::None(None), &mut outcome.settled, &progress);
     result.expect("memory takes everything");
     assert_eq!(commands(&outcome.settled), tally.commands);
     assert_eq!(tally.log, LogTally::default());

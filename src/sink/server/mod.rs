@@ -449,7 +449,9 @@ impl<'a> ServerSink<'a> {
             time_ms: None,
             ..place
         });
-        Ok(())
+        // Who went on at a snapshot before it would load that over what the log had done, and pass over the log's commands
+        // as applied: their records are at the destination.
+        self.save_now()
     }
 
     /// What a proxy gave up on may still be applied for a while: nothing that depends on it may be sent before.
