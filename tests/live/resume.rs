@@ -69,6 +69,13 @@ impl Scene {
             });
     }
 
+    /// What an ended run had under way never arrives. What happens where it does has a test of its own.
+    fn forget(&self) {
+        if let Some(relay) = &self.relay {
+            relay.reset();
+        }
+    }
+
     fn ends(mut self) {
         if let Some(relay) = &self.relay {
             relay.delay(0, 0);
@@ -96,6 +103,7 @@ fn is_ended_in_each_phase(target: Target, seed: u64, end: impl Fn(&mut Live, Pha
             scene.reaches(phase);
             std::thread::sleep(Duration::from_millis(dice.below(250)));
             end(&mut scene.live, phase);
+            scene.forget();
         }
     }
     scene.live.start();
@@ -150,6 +158,7 @@ fn kills_at_any_moment_while_online_lose_and_double_nothing() {
     for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(dice.below(600)));
         scene.live.kill();
+        scene.forget();
         scene.live.start();
     }
     load.stop();
@@ -205,4 +214,61 @@ fn a_second_sigterm_ends_it_at_once() {
     }
     let (code, said) = live.ends(Duration::from_secs(2));
     assert_eq!(code, 143, "{said}");
+}
+
+/// What a killed run had sent arrives when another has sent the same again and what comes behind it. It must not be
+/// applied then: the last value would be an old one.
+fn what_comes_too_late_does_no_harm(target: &Target) {
+    let source = source("redis-7.0", &[]);
+    fill(&source, 200);
+    let relay = Relay::start(target.port());
+    let mut live = Live::new(source.port, relay.port, &[]).started();
+    live.catches_up();
+    // Other commands came before, so that the checkpoint is one of the log.
+    let mut client = source.client();
+    for i in 0..100 {
+        call!(client, "INCR", format!("before:{}", i % 5));
+        call!(client, "SET", format!("gone:{i}"), "there");
+        call!(client, "SADD", format!("set:{i}"), "m", "n");
+        call!(client, "HSET", format!("hash:{i}"), "f", "1", "g", "1");
+    }
+    std::thread::sleep(Duration::from_millis(2500));
+    relay.delay(4000, 0);
+    for i in 0..20 {
+        call!(client, "SET", format!("late:{i}"), "old");
+        call!(client, "INCR", format!("before:{}", i % 5));
+        call!(client, "RPUSH", format!("list:{i}"), "a");
+        call!(client, "HSET", format!("hash:{i}"), "f", "old", "g", "old");
+        call!(client, "HDEL", format!("hash:{}", i + 20), "f");
+        call!(client, "DEL", format!("gone:{i}"));
+        call!(client, "SREM", format!("set:{i}"), "m");
+    }
+    // Time for it to be received and sent.
+    std::thread::sleep(Duration::from_millis(700));
+    live.kill();
+    relay.delay(0, 0);
+    for i in 0..20 {
+        call!(client, "SET", format!("late:{i}"), "new");
+        call!(client, "RPUSH", format!("list:{i}"), "b");
+        call!(client, "HSET", format!("hash:{i}"), "f", "new");
+        call!(client, "HINCRBY", format!("hash:{}", i + 20), "f", "7");
+        call!(client, "SET", format!("gone:{i}"), "back");
+        call!(client, "SADD", format!("set:{i}"), "m");
+    }
+    live.start();
+    live.acknowledges(&source);
+    // Until the last of it has arrived.
+    std::thread::sleep(Duration::from_millis(4500));
+    ends_equal(&mut live, &source, target);
+    live.terminate();
+}
+
+#[test]
+fn what_a_killed_run_had_sent_comes_too_late_to_a_server() {
+    what_comes_too_late_does_no_harm(&Target::server("redis-7.0"));
+}
+
+#[test]
+fn what_a_killed_run_had_sent_comes_too_late_to_a_proxy() {
+    what_comes_too_late_does_no_harm(&Target::proxy(&[]));
 }
