@@ -194,6 +194,15 @@ fn a_source_without_a_disk_is_spooled() {
 }
 
 #[test]
+fn a_source_that_waits_for_more_replicas_is_spooled() {
+    spooled(
+        "redis-7.0",
+        &["--repl-diskless-sync-delay", "2"],
+        write_plain,
+    );
+}
+
+#[test]
 fn new_sources_are_spooled() {
     for name in ["valkey-9.1", "redis-8.10"] {
         spooled(name, &AT_ONCE, write_all);

@@ -46,7 +46,7 @@ pub(super) fn shake(
     let soon = endpoint.timeout;
     let ask = |wire: &mut Wire, args: &[&[u8]]| {
         wire.send(args)?;
-        wire.line(soon, false, stop)
+        wire.line(soon, stop)
     };
     let pong = ask(wire, &[b"PING"])?;
     refusal(wire, endpoint, &pong)?;
@@ -82,7 +82,7 @@ pub(super) fn shake(
         (Some((id, _)), Some(next)) => wire.send(&[b"PSYNC", id.as_bytes(), next.as_bytes()])?,
         _ => wire.send(&[b"PSYNC", b"?", b"-1"])?,
     }
-    let line = wire.line(PATIENCE.max(soon), true, stop)?;
+    let line = wire.line(PATIENCE.max(soon), stop)?;
     refusal(wire, endpoint, &line)?;
     let said = words(&line, endpoint);
     let unclear = format!("its answer to PSYNC is {said}, which is none");
@@ -111,7 +111,7 @@ pub(super) fn shake(
             }
             // Redis before 2.8 knows SYNC only. No sign of life: it would answer everything we say.
             wire.send(&[b"SYNC"])?;
-            let announced = wire.line(PATIENCE.max(soon), false, stop)?;
+            let announced = wire.line(PATIENCE.max(soon), stop)?;
             refusal(wire, endpoint, &announced)?;
             if announced.starts_with(b"-") {
                 return Err(Stop::Fatal(no_replica(wire, &said)));

@@ -527,7 +527,7 @@ impl<'a> Receiver<'a> {
         let signs = announced.is_none();
         let line = match announced {
             Some(line) => line,
-            None => wire.line(PATIENCE, true, &self.live.stop)?,
+            None => wire.line(PATIENCE, &self.live.stop)?,
         };
         let Some(mut transfer) = Transfer::announced(&line) else {
             let said = line[..line.len().min(64)].escape_ascii();

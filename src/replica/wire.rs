@@ -172,15 +172,10 @@ impl Wire {
     }
 
     /// The next line that is not empty, without its line end. Waits while the source gives signs of life, at most
-    /// `patience` after the last one.
-    pub(super) fn line(
-        &mut self,
-        patience: Duration,
-        newlines: bool,
-        stop: &AtomicBool,
-    ) -> Result<Vec<u8>, Stop> {
+    /// `patience` after the last one. Nothing is sent meanwhile: a source that waits for more replicas before it begins a
+    /// snapshot (repl-diskless-sync-delay) counts from the last byte that it got.
+    pub(super) fn line(&mut self, patience: Duration, stop: &AtomicBool) -> Result<Vec<u8>, Stop> {
         self.heard = Instant::now();
-        let mut newline_at = Instant::now() + Duration::from_secs(1);
         loop {
             let blank = |b: &&u8| matches!(b, b'\r' | b'\n');
             let skip = self.bytes().iter().take_while(blank).count();
@@ -200,10 +195,6 @@ impl Wire {
             }
             if self.heard.elapsed() > patience {
                 return Err(self.silent(patience));
-            }
-            if newlines && Instant::now() >= newline_at {
-                self.send_newline()?;
-                newline_at = Instant::now() + Duration::from_secs(1);
             }
             self.fill(None, LOOK)?;
         }
