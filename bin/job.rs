@@ -43,7 +43,7 @@ const DRAIN_FOR: Duration = Duration::from_secs(10);
 
 /// Behind a live source expiries nearer than this stay held back, in milliseconds: a command that renews one may be on
 /// its way, and a destination may stall for a while.
-const NEAR_MS: i64 = 60_000;
+pub const NEAR_MS: i64 = 60_000;
 
 /// A live source that has changed nothing for so long is quiet: its expiries are written as they are.
 const QUIET: Duration = Duration::from_secs(3);
@@ -137,6 +137,43 @@ pub enum Wish {
     Stop,
 }
 
+/// Whether a live source is being written to.
+struct Quiet {
+    /// When it has last changed something.
+    since: Instant,
+    /// Changes until then.
+    changes: u64,
+    /// Whether what was held back since has its true time.
+    settled: bool,
+    /// Changes there were when the run was asked to stop.
+    asked: Option<u64>,
+}
+
+impl Quiet {
+    fn new() -> Quiet {
+        Quiet {
+            since: Instant::now(),
+            changes: 0,
+            settled: true,
+            asked: None,
+        }
+    }
+
+    /// Takes note of how many changes there were, and gives whether it has become quiet. Of a source that is not heard
+    /// nothing is known.
+    fn look(&mut self, changes: u64, heard: bool) -> bool {
+        if changes != self.changes || !heard {
+            (self.since, self.changes, self.settled) = (Instant::now(), changes, false);
+        }
+        !self.settled && self.since.elapsed() > QUIET
+    }
+
+    /// Whether it has changed nothing since the run was asked to stop, which is first now.
+    fn is_silent(&mut self) -> bool {
+        *self.asked.get_or_insert(self.changes) == self.changes
+    }
+}
+
 impl<'a> Server<'a> {
     pub fn new(
         sink: ServerSink<'a>,
@@ -187,8 +224,12 @@ impl<'a> Server<'a> {
             ))));
         }
         let mut keeper = self.keeper();
-        keeper.checkpoint.pieces.truncate(number as usize);
-        keeper.checkpoint.pieces.push(file);
+        // Those behind it stay: an earlier run has begun them.
+        match keeper.checkpoint.pieces.get_mut(number as usize) {
+            Some(known) => *known = file,
+            None => keeper.checkpoint.pieces.push(file),
+        }
+        drop(keeper);
         Ok(number)
     }
 
@@ -975,8 +1016,7 @@ impl<'a> Job<'a> {
             )));
         };
         let mut follower = Follower::new(path, seq, reader, self.until)?;
-        // Since when the source has changed nothing, and how many changes there were then.
-        let mut quiet = (Instant::now(), 0, true);
+        let mut quiet = Quiet::new();
         loop {
             let rest = self.commands(follower.reader())?;
             let summary = self.inputs.last_mut().expect("it was begun");
@@ -1035,10 +1075,7 @@ impl<'a> Job<'a> {
                             match self.at_rest(&mut quiet, follower.reader())? {
                                 Wish::Wait => follower.wait()?,
                                 Wish::End => return Ok(Go::Stop),
-                                Wish::Stop => {
-                                    self.settle_here(Keep::None(None), follower.reader())?;
-                                    return Err(Error::plain(ErrorKind::Stopped));
-                                }
+                                Wish::Stop => return Err(Error::plain(ErrorKind::Stopped)),
                             }
                         }
                     }
@@ -1048,7 +1085,7 @@ impl<'a> Job<'a> {
     }
 
     /// What a live run does where it has sent all there is.
-    fn at_rest(&mut self, quiet: &mut (Instant, u64, bool), reader: &Reader) -> Result<Wish> {
+    fn at_rest(&mut self, quiet: &mut Quiet, reader: &Reader) -> Result<Wish> {
         let Output::Server(server) = &mut self.output else {
             return Ok(Wish::Wait);
         };
@@ -1068,16 +1105,24 @@ impl<'a> Job<'a> {
             idle: server.sink.is_idle(),
         })?;
         let heard = (live.is_heard)();
-        let changes = self.conversion.changes();
-        let (since, before, settled) = quiet;
-        if changes != *before || !heard {
-            (*since, *before, *settled) = (Instant::now(), changes, false);
-        } else if !*settled && !catching_up && since.elapsed() > QUIET {
+        if quiet.look(self.conversion.changes(), heard) && !catching_up {
             // Nobody writes there any more: what is near now has its own time.
-            *settled = true;
+            quiet.settled = true;
             self.settle_here(Keep::None(Some(NEAR_MS)), reader)?;
         }
-        Ok(wish)
+        if wish != Wish::Stop || quiet.settled || !self.conversion.has_held() {
+            return Ok(wish);
+        }
+        // A true expiry is for a destination that gets no more of a source: a command that renews it may wait for the
+        // next run. Whether there will be one shows where the source is silent for a while.
+        if heard && quiet.is_silent() {
+            return Ok(Wish::Wait);
+        }
+        self.log.warning(
+            "the source is written to: expiries nearer than a minute are left as far ahead as they were held; the same \
+             command goes on, and --until caught-up ends with true ones",
+        );
+        Ok(Wish::Stop)
     }
 
     /// Writes the true times of what was held back in the middle of a log. What was written has no place of its own in

@@ -382,6 +382,7 @@ impl Migration<'_> {
                 .filter(|known| known.generation != generation)
                 .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
+            self.warn_of_the_time_between(known.as_ref());
             self.note_keys_before(spool)?;
             let hooks_spool = spool.clone();
             let live = LiveRun {
@@ -409,6 +410,24 @@ impl Migration<'_> {
             *sent = Sent::default();
             self.generation.store(0, Ordering::Relaxed);
             progress.stop.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Expiries that are far are true once a run has caught up: what was renewed at the source while no run was there may
+    /// have ended at the destination.
+    fn warn_of_the_time_between(&self, known: Option<&Checkpoint>) {
+        let Some(known) = known.filter(|known| known.place.is_none() && known.start.is_some())
+        else {
+            return;
+        };
+        let away_ms = Timestamp::now().as_millisecond() - known.written_at.as_millisecond();
+        if away_ms > job::NEAR_MS {
+            self.log.warning(&format!(
+                "the last run was here {} ago: keys that had less to live than that, and were renewed at the source meanwhile, \
+                 may be missing at {}. Where that matters, begin anew with other names for --rdb and --aof",
+                indicatif::HumanDuration(Duration::from_millis(away_ms as u64)),
+                self.to.address
+            ));
         }
     }
 

@@ -365,7 +365,9 @@ impl<'a> Run<'a> {
             now_ms: settings.filter.now_ms,
             hold_until_ms: settings.transform.hold_until_ms,
             start: known.as_ref().and_then(|known| known.start.clone()),
-            pieces: Vec::new(),
+            pieces: known
+                .as_ref()
+                .map_or_else(Vec::new, |known| known.pieces.clone()),
             place: known.as_ref().and_then(|known| known.place),
             sent: known.as_ref().map_or(0, |known| known.sent),
             done: false,

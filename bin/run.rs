@@ -152,7 +152,10 @@ pub fn not_opened(
             "" => String::new(),
             name => format!("{name}: "),
         };
-        log.failure(&format!("{name}interrupted; nothing was written"));
+        log.failure(&format!(
+            "{name}interrupted; this run has written nothing. Run the same command again to go on: {}",
+            command_line()
+        ));
         return Exit::Signal(signal);
     }
     let next = outcome::next(error, on_error);

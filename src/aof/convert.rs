@@ -141,6 +141,11 @@ impl<'s> Conversion<'s> {
         self.rewriter.holds()
     }
 
+    /// Whether there are any that were held back and have not their true times yet.
+    pub fn has_held(&self) -> bool {
+        self.rewriter.has_held()
+    }
+
     /// Writes what there is of a log, as far as it is whole. Returns what was counted, and why it ended.
     pub fn log(
         &mut self,

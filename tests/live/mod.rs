@@ -41,6 +41,8 @@ struct Live {
     /// Kilobytes that no file may outgrow: what a disk that is full looks like, for one process.
     largest_file: Option<u64>,
     run: Option<Process>,
+    /// What the runs before this one said.
+    before: String,
 }
 
 /// One run of it.
@@ -86,6 +88,7 @@ impl Live {
             dir: Arc::new(tempfile::tempdir().expect("a directory")),
             largest_file: None,
             run: None,
+            before: String::new(),
         }
     }
 
@@ -167,11 +170,12 @@ impl Live {
             if !self.is_running() {
                 // It may have said its last words only now.
                 std::thread::sleep(Duration::from_millis(100));
-                panic!("it has ended before {what}: {}", self.said());
+                panic!("it has ended before {what}: {}{}", self.before, self.said());
             }
             assert!(
                 Instant::now() < end,
-                "no {what} in {limit:?}: {}",
+                "no {what} in {limit:?}: {}{}",
+                self.before,
                 self.said()
             );
             std::thread::sleep(Duration::from_millis(5));
@@ -215,6 +219,9 @@ impl Live {
         let code = code(wait(&mut run.child, limit));
         run.reader.join().expect("the reader of stderr");
         let said = said.lock().expect("no other panic").clone();
+        self.before.push_str(&said);
+        self.before
+            .push_str(&format!("--- that run ended with {code}\n"));
         (code, said)
     }
 

@@ -1,6 +1,13 @@
 //! A run that was ended, by whatever, and started again with the same words goes on and repeats nothing that counts.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use redis_migration::command::encode::OnError;
+use redis_migration::command::target::Dialect;
+use redis_migration::pipeline::Progress;
+use redis_migration::server::endpoint::{Address, Endpoint};
+use redis_migration::sink::server::{Options, Place, Policy, ServerSink};
 
 use super::{
     Dice, Sample, Target, arrive, changes_in, log_of_increments, names, place, scaled, snapshot,
@@ -272,4 +279,70 @@ fn a_full_disk_ends_a_run_with_74_and_it_is_resumed_when_there_is_room() {
     std::fs::remove_dir_all(dir.path().join("gone")).expect("its removal");
     let run = running.end(Duration::from_secs(30));
     assert_eq!(run.code, 74, "{}", run.stderr);
+}
+
+/// Who goes on in the log reads the snapshot once more, for the expiries that it holds. To be ended meanwhile is no step
+/// back: the next run would load the snapshot over what the log has done, and pass over the log's commands as applied.
+#[test]
+fn what_is_only_read_again_is_no_way_back() {
+    let server = Server::start("redis-7.0");
+    let saved = Mutex::new(Vec::new());
+    let in_log = Place {
+        piece: 1,
+        in_log: true,
+        offset: 500,
+        ..Place::default()
+    };
+    let options = Options {
+        endpoint: Endpoint::new(Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: server.port,
+        }),
+        dialect: Dialect::Redis,
+        slots: None,
+        connections: 2,
+        window: 16,
+        window_bytes: 1 << 20,
+        on_exist: Policy::Replace,
+        on_error: OnError::Stop,
+        retry_for: Duration::from_secs(5),
+        answer_within: Duration::from_secs(5),
+        proxy_timeout: Duration::from_secs(1),
+        rate: None,
+        rate_bytes: None,
+        at_least_once: false,
+        routes: Vec::new(),
+        run: "test".to_owned(),
+        resume: Some(in_log),
+        resumed: true,
+        reject: Box::new(|_| Ok(())),
+        save: Box::new(|place| {
+            saved
+                .lock()
+                .expect("no panic")
+                .push((place.piece, place.offset));
+            Ok(())
+        }),
+        ahead: Box::new(|_| Ok(())),
+        doubt_before: None,
+    };
+    let progress = Progress::default();
+    let mut sink = ServerSink::connect(options, &progress).expect("a destination");
+    let reached = |sink: &ServerSink<'_>| {
+        let place = sink.acknowledged();
+        (place.piece, place.in_log, place.offset)
+    };
+    sink.begin_snapshot(0).expect("a snapshot");
+    sink.save_now().expect("a checkpoint");
+    assert_eq!(reached(&sink), (1, true, 500));
+    sink.begin_log(1, 9, 0, Some(0)).expect("a log");
+    sink.reached_in_log(499, 0, None);
+    sink.save_now().expect("a checkpoint");
+    assert_eq!(reached(&sink), (1, true, 500));
+    assert_eq!(*saved.lock().expect("no panic"), []);
+    sink.reached_in_log(501, 0, None);
+    sink.save_now().expect("a checkpoint");
+    assert_eq!(reached(&sink), (1, true, 501));
+    drop(sink);
+    assert_eq!(*saved.lock().expect("no panic"), [(1, 501)]);
 }

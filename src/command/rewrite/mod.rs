@@ -257,7 +257,6 @@ impl<'s> Rewriter<'s> {
             return argc == 3 && !self.holds_fields;
         }
         lookup(name).is_some_and(|spec| {
-            let held = || self.held.as_ref().is_some_and(|held| !held.is_empty());
             spec.write
                 && argc >= u64::from(spec.arity.unsigned_abs())
                 && spec.expiry == Expiry::None
@@ -265,7 +264,7 @@ impl<'s> Rewriter<'s> {
                 && match spec.name {
                     "XADD" | "SPOP" | "SWAPDB" | "MOVE" | "COPY" | "RENAME" | "RENAMENX"
                     | "FLUSHALL" | "FLUSHDB" | "MIGRATE" | "FUNCTION" => false,
-                    "DEL" | "UNLINK" | "GETDEL" | "PERSIST" => !held(),
+                    "DEL" | "UNLINK" | "GETDEL" | "PERSIST" => !self.has_held(),
                     _ => spec.subcommands.is_empty() || spec.name == "XGROUP",
                 }
         })
@@ -279,6 +278,11 @@ impl<'s> Rewriter<'s> {
     /// Whether expiries are held back at present.
     pub fn holds(&self) -> bool {
         self.hold_until_ms.is_some()
+    }
+
+    /// Whether there are any that were held back and have not their true times yet.
+    pub fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| !held.is_empty())
     }
 
     /// Expiries that are near now are held back, where they are for as long as the log goes on.

@@ -21,6 +21,13 @@ pub struct Place {
     pub base: u64,
 }
 
+impl Place {
+    /// Whether it stands before another one of the same run.
+    pub fn is_before(&self, other: &Place) -> bool {
+        (self.piece, self.offset) < (other.piece, other.offset)
+    }
+}
+
 /// What was sent between two places, and how much of it is not acknowledged yet.
 #[derive(Debug, Clone, Copy)]
 struct Epoch {

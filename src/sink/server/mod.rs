@@ -506,9 +506,17 @@ impl<'a> ServerSink<'a> {
         });
     }
 
-    /// All that stands before this place is acknowledged.
+    /// All that stands before this place is acknowledged, by this run or by the one that it goes on from.
     pub fn acknowledged(&self) -> Place {
-        self.epochs.acknowledged()
+        let place = self.epochs.acknowledged();
+        match self.o.resume {
+            Some(resume) if place.is_before(&resume) => Place {
+                keys: place.keys,
+                base: place.base,
+                ..resume
+            },
+            _ => place,
+        }
     }
 
     /// The names of keys of which it is not known whether they arrived, as many as a person can look through.
@@ -603,9 +611,8 @@ impl<'a> ServerSink<'a> {
             time_ms,
             ..before
         };
-        self.passes_over = self.o.resume.is_some_and(|resume| {
-            resume.in_log && (place.piece, place.offset) < (resume.piece, resume.offset)
-        });
+        self.passes_over =
+            (self.o.resume).is_some_and(|resume| resume.in_log && place.is_before(&resume));
         self.epochs.reach(place);
         Ok(())
     }

@@ -157,7 +157,12 @@ impl ServerSink<'_> {
     /// Writes down how far everything is acknowledged, if it is further than the last time.
     fn save(&mut self, now: Instant) -> Result<()> {
         self.saved = now;
-        let place = self.acknowledged();
+        let place = self.epochs.acknowledged();
+        if (self.o.resume).is_some_and(|resume| place.is_before(&resume)) {
+            // What is only read again is no way back: there the next run would load a snapshot over what the log has done
+            // behind it, and pass over the log's commands as applied.
+            return Ok(());
+        }
         if self.saved_place != Some(place) {
             self.saved_place = Some(place);
             (self.o.save)(&place)?;
