@@ -1118,10 +1118,14 @@ impl<'a> Job<'a> {
         if heard && quiet.is_silent() {
             return Ok(Wish::Wait);
         }
-        self.log.warning(
-            "the source is written to: expiries nearer than a minute are left as far ahead as they were held; the same \
-             command goes on, and --until caught-up ends with true ones",
-        );
+        let why = match heard {
+            true => "the source is written to",
+            false => "the source is not there, and may be written to",
+        };
+        self.log.warning(&format!(
+            "{why}: expiries nearer than a minute are left as far ahead as they were held; the same command goes on, and \
+             --until caught-up ends with true ones"
+        ));
         Ok(Wish::Stop)
     }
 
