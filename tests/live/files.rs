@@ -1,6 +1,6 @@
 //! What a migration leaves behind: files that the other commands take, or none.
 
-use super::{END, Live, SOON, fill, is_equal, source};
+use super::{END, Live, SOON, fill, info, is_equal, source};
 use crate::replay::Target;
 use crate::support::cli::{convert, replay_at};
 use crate::support::client::call;
@@ -108,4 +108,52 @@ fn files_stay_for_whoever_comes_back() {
     let (code, said) = live.ends(END);
     assert_eq!(code, 0, "{said}");
     is_equal(&live, &source, &target, 0);
+}
+
+#[test]
+fn a_dry_run_leaves_nothing_anywhere() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 100);
+    let mut live = Live::new(source.port, target.port(), &["--dry-run"]).started();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("dry run") && said.contains("100 keys"),
+        "{said}"
+    );
+    assert_eq!(live.files(), Vec::<String>::new());
+    assert_eq!(target.keys(), 0);
+    assert_eq!(info(&source, "stats", "sync_full"), 0);
+}
+
+#[test]
+fn a_file_for_prometheus_tells_where_it_stands() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 100);
+    let words = ["--metrics-file", "migration.prom"];
+    let mut live = Live::new(source.port, target.port(), &words).started();
+    let gauge = |live: &Live, name: &str| {
+        let text = std::fs::read_to_string(live.path("migration.prom")).unwrap_or_default();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("redis_migration_{name} ")));
+        line.map(|number| number.parse::<f64>().expect("a number"))
+    };
+    live.until("ONLINE", SOON, |live| gauge(live, "phase") == Some(4.0));
+    call!(source.client(), "SET", "k", "v");
+    live.acknowledges(&source);
+    let offset = info(&source, "replication", "master_repl_offset") as f64;
+    live.until("an offset", SOON, |live| {
+        gauge(live, "source_offset_on_disk").is_some_and(|at| at >= offset)
+            && gauge(live, "behind_bytes") == Some(0.0)
+    });
+    assert_eq!(gauge(&live, "source_connected"), Some(1.0));
+    assert_eq!(gauge(&live, "generation"), Some(1.0));
+    let port = source.port;
+    drop(source);
+    live.until("a loss", SOON, |live| {
+        gauge(live, "source_connected") == Some(0.0)
+    });
+    assert!(live.said().contains(&port.to_string()));
+    live.terminate();
 }

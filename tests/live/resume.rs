@@ -23,6 +23,12 @@ const PHASES: [Phase; 4] = [Phase::Sync, Phase::Rdb, Phase::Aof, Phase::Online];
 
 const KEYS: usize = 8000;
 
+/// How often a run is ended in each phase. `tests/kills` asks for more than there is time for in every run of the tests.
+fn ends_in_each_phase() -> u64 {
+    let named = std::env::var("REDIS_MIGRATION_KILLS");
+    named.map_or(2, |times| times.parse().expect("a number"))
+}
+
 /// A source whose snapshot takes its time, a destination that does, and a load on the former.
 struct Scene {
     source: Server,
@@ -41,7 +47,8 @@ impl Scene {
             _ => Some(Relay::start(target.port())),
         };
         if let Some(relay) = &relay {
-            relay.delay(2, 2);
+            // Each phase has to last for all of them.
+            relay.delay(ends_in_each_phase(), ends_in_each_phase());
         }
         let port = relay.as_ref().map_or(target.port(), |relay| relay.port);
         let slow = ["--connections", "2", "--pipeline", "16"];
@@ -98,7 +105,7 @@ fn is_ended_in_each_phase(target: Target, seed: u64, end: impl Fn(&mut Live, Pha
     );
     let mut dice = Dice::new(seed);
     for phase in PHASES {
-        for _ in 0..2 {
+        for _ in 0..ends_in_each_phase() {
             scene.live.start();
             scene.reaches(phase);
             std::thread::sleep(Duration::from_millis(dice.below(250)));
