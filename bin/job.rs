@@ -1123,8 +1123,8 @@ impl<'a> Job<'a> {
             false => "the source is not there, and may be written to",
         };
         self.log.warning(&format!(
-            "{why}: expiries nearer than a minute are left as far ahead as they were held; the same command goes on, and \
-             --until caught-up ends with true ones"
+            "{why}: expiries nearer than a minute stay as they were written, a minute ahead. Go on within that minute with \
+             the same command, or end with --until caught-up, which writes true ones"
         ));
         Ok(Wish::Stop)
     }

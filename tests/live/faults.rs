@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{END, Live, SOON, ends_equal, fill, info, source, until};
+use super::{END, Live, SOON, ends_equal, fill, info, replicates, source, until};
 use crate::replay::Target;
 use crate::support::client::call;
 use crate::support::load::{Load, Mix};
@@ -62,17 +62,7 @@ fn a_link_that_is_cut_inside_the_snapshot() {
 fn a_replica_takes_the_place_of_the_master() {
     let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
     let heir = source("redis-7.0", &[]);
-    call!(
-        heir.client(),
-        "REPLICAOF",
-        "127.0.0.1",
-        master.port.to_string()
-    );
-    until(SOON, || {
-        call!(heir.client(), "INFO", "replication")
-            .text()
-            .contains("master_link_status:up")
-    });
+    replicates(&heir, master.port);
     fill(&master, 1000);
     let relay = Relay::start(master.port);
     let load = Load::mixed(&master, Mix::wide());
@@ -111,17 +101,7 @@ fn a_replica_that_was_behind_takes_the_place_of_the_master() {
     let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
     let heir = source("redis-7.0", &[]);
     let behind = Relay::start(master.port);
-    call!(
-        heir.client(),
-        "REPLICAOF",
-        "127.0.0.1",
-        behind.port.to_string()
-    );
-    until(SOON, || {
-        call!(heir.client(), "INFO", "replication")
-            .text()
-            .contains("master_link_status:up")
-    });
+    replicates(&heir, behind.port);
     fill(&master, 1000);
     let relay = Relay::start(master.port);
     let mut live = Live::new(relay.port, target.port(), &[]).started();
@@ -154,17 +134,7 @@ fn a_replica_that_was_behind_takes_the_place_of_the_master() {
 fn a_source_that_is_a_replica_is_promoted() {
     let (master, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
     let source = source("redis-7.0", &[]);
-    call!(
-        source.client(),
-        "REPLICAOF",
-        "127.0.0.1",
-        master.port.to_string()
-    );
-    until(SOON, || {
-        call!(source.client(), "INFO", "replication")
-            .text()
-            .contains("master_link_status:up")
-    });
+    replicates(&source, master.port);
     fill(&master, 1000);
     let load = Load::mixed(&master, Mix::wide());
     let mut live = Live::new(source.port, target.port(), &[]).started();

@@ -292,6 +292,16 @@ fn source(name: &str, options: &[&str]) -> Server {
     )
 }
 
+/// Makes a server the replica of what listens on a port, and waits until it is.
+fn replicates(replica: &Server, master: u16) {
+    let port = master.to_string();
+    call!(replica.client(), "REPLICAOF", "127.0.0.1", port);
+    until(SOON, || {
+        let info = call!(replica.client(), "INFO", "replication").text();
+        info.contains("master_link_status:up")
+    });
+}
+
 /// Writes so many keys of all types, and waits for the answers.
 fn fill(server: &Server, keys: usize) {
     let mut bytes = Vec::new();
