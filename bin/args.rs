@@ -222,6 +222,12 @@ pub struct MigrateArgs {
         help_heading = "Source"
     )]
     pub hold: Millis,
+    /// Leave import mode of a Valkey alone, and hold expiries back there too
+    ///
+    /// A Valkey of 8.1 or later whose configuration may be changed is in import mode until the end: nothing there
+    /// expires or is evicted meanwhile, and all times are written at once.
+    #[arg(long, help_heading = "Source")]
+    pub no_import_mode: bool,
     #[command(flatten)]
     pub failures: FailureArgs,
     #[command(flatten)]

@@ -115,6 +115,8 @@ pub struct AtRest {
     pub catching_up: bool,
     /// Whether nothing is on its way.
     pub idle: bool,
+    /// Whether the source is quiet, and everything has its true expiry.
+    pub settled: bool,
 }
 
 /// Where commands are written that were sent before.
@@ -154,7 +156,7 @@ impl Quiet {
         Quiet {
             since: Instant::now(),
             changes: 0,
-            settled: true,
+            settled: false,
             asked: None,
         }
     }
@@ -1089,34 +1091,47 @@ impl<'a> Job<'a> {
         let Output::Server(server) = &mut self.output else {
             return Ok(Wish::Wait);
         };
-        let place = server.sink.acknowledged();
-        let (catching_up, seq) = {
-            let keeper = server.keeper();
-            let piece = keeper.checkpoint.pieces.get(place.piece as usize);
-            (keeper.holds, piece.and_then(|piece| piece.file.seq))
-        };
-        let Some(live) = &mut server.live else {
+        let Some(live) = &server.live else {
             return Ok(Wish::Wait);
         };
-        let wish = (live.at_rest)(&AtRest {
-            place,
-            seq,
-            catching_up,
-            idle: server.sink.is_idle(),
-        })?;
         let heard = (live.is_heard)();
+        let catching_up = server.keeper().holds;
         if quiet.look(self.conversion.changes(), heard) && !catching_up {
             // Nobody writes there any more: what is near now has its own time.
             quiet.settled = true;
             self.settle_here(Keep::None(Some(NEAR_MS)), reader)?;
         }
-        if wish != Wish::Stop || quiet.settled || !self.conversion.has_held() {
+        let Output::Server(server) = &mut self.output else {
+            return Ok(Wish::Wait);
+        };
+        let place = server.sink.acknowledged();
+        let (imports, seq) = {
+            let checkpoint = &server.keeper().checkpoint;
+            let piece = checkpoint.pieces.get(place.piece as usize);
+            (checkpoint.imports, piece.and_then(|piece| piece.file.seq))
+        };
+        let rest = AtRest {
+            place,
+            seq,
+            catching_up,
+            idle: server.sink.is_idle(),
+            settled: quiet.settled,
+        };
+        let wish = match &mut server.live {
+            Some(live) => (live.at_rest)(&rest)?,
+            None => Wish::Wait,
+        };
+        if wish != Wish::Stop || quiet.settled || !(imports || self.conversion.has_held()) {
             return Ok(wish);
         }
         // A true expiry is for a destination that gets no more of a source: a command that renews it may wait for the
         // next run. Whether there will be one shows where the source is silent for a while.
         if heard && quiet.is_silent() {
             return Ok(Wish::Wait);
+        }
+        if imports {
+            // What is there already waits for its time as long as the mode is on.
+            return Ok(Wish::Stop);
         }
         let why = match heard {
             true => "the source is written to",

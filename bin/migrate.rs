@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::command::encode::{OnExist, Settings};
-use redis_migration::command::target::Target;
+use redis_migration::command::target::{Dialect, Target};
 use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
@@ -27,6 +27,7 @@ use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
 use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::import;
 use redis_migration::server::preflight::Destination;
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
@@ -102,6 +103,7 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
+        settled: AtomicBool::new(false),
     };
     let progress = Progress::default();
     let mut watch = Watch {
@@ -137,6 +139,8 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
+    /// Whether the source is quiet, and everything at the destination has its true expiry.
+    settled: AtomicBool,
 }
 
 /// How far the destination has acknowledged the delta.
@@ -309,6 +313,10 @@ impl Migration<'_> {
         destination: Destination,
         spool: Spool,
     ) -> Finish<'s> {
+        let can_import = match self.can_import(&destination) {
+            Ok(can) => can,
+            Err(error) => return self.run(progress, None).finish(error.into()),
+        };
         let options = receive::Options {
             endpoint: self.from.clone(),
             spool: spool.clone(),
@@ -337,7 +345,7 @@ impl Migration<'_> {
                 }
             });
             let attempt = match &receiver {
-                Ok(_) => self.generations(progress, &destination, &spool, due),
+                Ok(_) => self.generations(progress, &destination, can_import, &spool, due),
                 Err(e) => {
                     let error = std::io::Error::new(e.kind(), e.to_string());
                     Err(Error::io("threads cannot be started", error).into())
@@ -349,9 +357,55 @@ impl Migration<'_> {
             }
             attempt
         });
+        if can_import {
+            self.end_import_mode(&attempt);
+        }
         match attempt {
             Ok(attempt) => self.end(attempt, spool),
             Err(early) => self.run(progress, None).finish(early),
+        }
+    }
+
+    /// Whether the destination has an import mode that is to be used. Not in a cluster: whoever takes over from a master,
+    /// or takes a slot, has it off.
+    fn can_import(&self, destination: &Destination) -> Result<bool> {
+        if destination.dialect != Dialect::Redis || self.args.no_import_mode {
+            return Ok(false);
+        }
+        Ok(import::state(&self.to)?.is_some())
+    }
+
+    /// Turns import mode off where all is done, and says how it is left.
+    fn end_import_mode(&self, attempt: &std::result::Result<Attempt<'_>, Early>) {
+        let Ok(Some(checkpoint)) = Checkpoint::load(&self.names.checkpoint()) else {
+            return;
+        };
+        if !checkpoint.imports {
+            return;
+        }
+        let to = &self.to.address;
+        let is_done = match attempt {
+            Ok(Attempt::Sent(ending)) => ending.failed.as_ref().is_none_or(|error| {
+                matches!(error.kind(), ErrorKind::Stopped) && self.settled.load(Ordering::Relaxed)
+            }),
+            Ok(Attempt::Said(_)) => checkpoint.done,
+            Err(_) => false,
+        };
+        if !is_done {
+            self.log.warning(&format!(
+                "import mode of {to} stays on, so that nothing there expires or is evicted before the same command has \
+                 gone on. To leave it at that: redis-cli CONFIG SET import-mode no"
+            ));
+            return;
+        }
+        match import::leave(&self.to, &checkpoint.run) {
+            Ok(true) => self.log.info(&format!("import mode of {to} is off")),
+            Ok(false) => self.log.info(&format!(
+                "import mode of {to} stays on for another run of this program, which turns it off at its end"
+            )),
+            Err(error) => self.log.warning(&format!(
+                "import mode of {to} is still on ({error}): redis-cli CONFIG SET import-mode no"
+            )),
         }
     }
 
@@ -360,6 +414,7 @@ impl Migration<'_> {
         &'s self,
         progress: &'s Progress,
         destination: &Destination,
+        can_import: bool,
         spool: &Spool,
         due: Sender<u64>,
     ) -> std::result::Result<Attempt<'s>, Early> {
@@ -388,6 +443,7 @@ impl Migration<'_> {
             let live = LiveRun {
                 generation,
                 was_empty,
+                can_import,
                 hooks: Box::new(move |settings, was_empty| job::Live {
                     earlier: earlier.clone(),
                     ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
@@ -416,8 +472,8 @@ impl Migration<'_> {
     /// Expiries that are far are true once a run has caught up: what was renewed at the source while no run was there may
     /// have ended at the destination.
     fn warn_of_the_time_between(&self, known: Option<&Checkpoint>) {
-        let Some(known) = known.filter(|known| known.place.is_none() && known.start.is_some())
-        else {
+        let is_far = |known: &&Checkpoint| known.place.is_none() && known.start.is_some();
+        let Some(known) = known.filter(is_far).filter(|known| !known.imports) else {
             return;
         };
         let away_ms = Timestamp::now().as_millisecond() - known.written_at.as_millisecond();
@@ -569,6 +625,7 @@ impl Migration<'_> {
         if let Some(seq) = rest.seq {
             self.reached(&rest.place, seq, !rest.catching_up);
         }
+        self.settled.store(rest.settled, Ordering::Relaxed);
         let now = self.live.progress();
         let sent = *lock(&self.sent);
         let all = rest.idle && self.behind(&now, &sent) == 0;

@@ -15,6 +15,7 @@ use redis_migration::error::show_key;
 use redis_migration::pipeline::{Checksum, Options, Progress};
 use redis_migration::replay::{Checkpoint, Keeper};
 use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::import;
 use redis_migration::server::preflight::{self, Destination, Wish};
 use redis_migration::sink::file::FileSink;
 use redis_migration::sink::server::{self, Place, Policy, ServerSink};
@@ -114,6 +115,8 @@ pub struct LiveRun<'a> {
     pub generation: u64,
     /// Whether the destination had no keys before the first of them, where that was one before this.
     pub was_empty: Option<bool>,
+    /// Whether the destination has an import mode that is to be used.
+    pub can_import: bool,
     /// What is done beside, for the settings of this run.
     pub hooks: Box<Hooks<'a>>,
     /// Told whenever it was written down how far all is acknowledged.
@@ -312,6 +315,11 @@ impl<'a> Run<'a> {
         if let Some(known) = unfinished {
             settings.transform.hold_until_ms = known.hold_until_ms.filter(|_| inputs.holds);
         }
+        let imports = self.imports(unfinished)?;
+        if imports {
+            // Nothing that has expired is gone there.
+            settings.transform.hold_until_ms = None;
+        }
         let is_proxy = destination.dialect == Dialect::Twemproxy;
         let at_least_once = args.target.at_least_once && is_proxy && !destination.can_eval;
         if is_proxy && !destination.can_eval && !args.target.at_least_once && inputs.holds {
@@ -364,6 +372,7 @@ impl<'a> Run<'a> {
             was_empty,
             now_ms: settings.filter.now_ms,
             hold_until_ms: settings.transform.hold_until_ms,
+            imports,
             start: known.as_ref().and_then(|known| known.start.clone()),
             pieces: known
                 .as_ref()
@@ -413,6 +422,7 @@ impl<'a> Run<'a> {
             proxy_timeout: Duration::from_millis(args.target.proxy_timeout.0.max(0) as u64),
             rate: args.target.rate.map(|rate| rate.0),
             rate_bytes: args.target.rate_bytes.map(|rate| rate.0),
+            imports,
             at_least_once,
             routes: destination
                 .servers
@@ -463,6 +473,28 @@ impl<'a> Run<'a> {
         }
         server.live = live.map(|live| (live.hooks)(&settings, was_empty));
         Ok(self.send(settings, inputs, rejects, server, destination))
+    }
+
+    /// Whether the destination is written to in import mode. What an earlier run had begun with stays so.
+    fn imports(&self, unfinished: Option<&Checkpoint>) -> Result<bool, Error> {
+        let can = self.live.as_ref().is_some_and(|live| live.can_import);
+        let Some(known) = unfinished else {
+            return Ok(can);
+        };
+        let address = &self.endpoint.address;
+        if known.imports && !can {
+            return Err(Error::plain(ErrorKind::Unfit(format!(
+                "{address} was written to in import mode, which cannot be turned on now: allow CONFIG GET and CONFIG SET \
+                 of import-mode, and leave out --no-import-mode"
+            ))));
+        }
+        if known.imports && import::state(&self.endpoint)? == Some(false) {
+            self.log.warning(&format!(
+                "import mode of {address} was turned off since the last run, and is turned on again: keys that were \
+                 renewed at the source meanwhile may have expired there"
+            ));
+        }
+        Ok(known.imports)
     }
 
     /// Whether the destination can be written to, and writes to where it shall.

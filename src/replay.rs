@@ -38,6 +38,9 @@ pub struct Checkpoint {
     pub now_ms: i64,
     /// Until when expiries were held back.
     pub hold_until_ms: Option<i64>,
+    /// Whether the destination is in import mode meanwhile.
+    #[serde(default)]
+    pub imports: bool,
     /// Where this part of the run began in a log, if it did not begin at the start of its inputs.
     pub start: Option<Start>,
     /// The files of this part, as far as they were begun.

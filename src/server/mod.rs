@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod endpoint;
+pub mod import;
 pub mod preflight;
 pub mod reply;
 pub mod slots;

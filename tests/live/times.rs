@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::{Live, SOON, acknowledged, ends_equal, fill, source};
 use crate::replay::Target;
-use crate::support::client::{Client, call};
+use crate::support::client::{Client, Reply, call};
 use crate::support::load::Renewal;
 use crate::support::relay::Relay;
-use crate::support::server::available;
+use crate::support::server::{Server, available};
 
 const RENEWED: usize = 40;
 
@@ -61,8 +61,13 @@ fn are_never_missed(name: &str, target: &Target, fields: bool) {
     };
     let begin = Instant::now();
     let mut caught_up = None;
+    // Only who says so is shown by a Valkey in import mode what waits for a command that renews it.
+    let mut sees_all = import_mode(target).is_none();
     while caught_up.is_none_or(|at: Instant| at.elapsed() < Duration::from_secs(4)) {
-        watch.look(&renewal, &mut client, fields);
+        sees_all = sees_all || is_shown_all(&mut client);
+        if sees_all {
+            watch.look(&renewal, &mut client, fields);
+        }
         if caught_up.is_none() && live.said().contains("caught up") {
             caught_up = Some(Instant::now());
         }
@@ -83,9 +88,26 @@ fn are_never_missed(name: &str, target: &Target, fields: bool) {
     );
     renewal.keep();
     acknowledged(&source, SOON).expect("its offset");
+    assert!(sees_all, "{}", live.said());
     let slack = if name == "redis-6.2" { 1500 } else { 0 };
     super::ends_equal_within(&mut live, &source, target, slack);
     live.terminate();
+}
+
+/// Whether a connection is in import mode, as far as it can be by now.
+fn is_shown_all(client: &mut Client) -> bool {
+    let answer = client.try_call(&[b"CLIENT", b"IMPORT-SOURCE", b"ON"]);
+    answer.expect("an answer") == Reply::Status("OK".to_owned())
+}
+
+/// Whether import mode is on, where a server has one.
+fn import_mode(target: &Target) -> Option<bool> {
+    let mode = call!(target.servers()[0].client(), "CONFIG", "GET", "import-mode");
+    mode.all_bytes().get(1).map(|mode| mode == b"yes")
+}
+
+fn imports(target: &Target) -> bool {
+    import_mode(target) == Some(true)
 }
 
 #[test]
@@ -106,9 +128,105 @@ fn renewed_keys_are_never_missed_in_valkey() {
         let target = Target::server("valkey-9.1");
         renewed_keys_are_never_missed("valkey-9.1", &target);
         // Whatever was done to the server so that it keeps keys is undone.
-        let mode = call!(target.servers()[0].client(), "CONFIG", "GET", "import-mode");
-        assert_eq!(mode.all_bytes()[1], b"no");
+        assert!(!imports(&target));
     }
+}
+
+/// A run that was killed leaves nothing ahead of its time, and what is renewed meanwhile stays nevertheless: in import
+/// mode it waits for the next run. `--hold 0` takes away what else would keep it.
+#[test]
+fn import_mode_keeps_what_is_renewed_while_no_run_is_there() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (source, target) = (source("valkey-9.1", &[]), Target::server("valkey-9.1"));
+    fill(&source, 200);
+    let renewal = Renewal::start(&source, RENEWED);
+    let mut live = Live::new(source.port, target.port(), &["--hold", "0"]).started();
+    live.catches_up();
+    assert!(imports(&target));
+    live.kill();
+    // Longer than the lives of the keys.
+    std::thread::sleep(Duration::from_secs(6));
+    live.start();
+    live.acknowledges(&source);
+    // Ended in order while the source is written to, it leaves the mode to the next run, and says so.
+    std::thread::sleep(Duration::from_secs(1));
+    let said = live.terminate();
+    assert!(said.contains("CONFIG SET import-mode no"), "{said}");
+    assert!(imports(&target));
+    std::thread::sleep(Duration::from_secs(6));
+    live.start();
+    live.acknowledges(&source);
+    renewal.keep();
+    ends_equal(&mut live, &source, &target);
+    // Nobody writes any more.
+    let said = live.terminate();
+    assert!(!said.contains("CONFIG SET"), "{said}");
+    assert!(!imports(&target));
+}
+
+/// The last of several runs turns it off.
+#[test]
+fn import_mode_is_left_on_for_another_run() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (one, other) = (source("redis-7.0", &[]), source("valkey-9.1", &[]));
+    call!(one.client(), "SET", "one", "1", "PX", "100000000");
+    call!(other.client(), "SET", "other", "2");
+    let target = Target::server("valkey-9.1");
+    let mut stays = Live::new(one.port, target.port(), &[]).started();
+    stays.catches_up();
+    let mut ends = Live::new(other.port, target.port(), &["--until", "caught-up"]).started();
+    let (code, said) = ends.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    assert!(imports(&target), "{said}");
+    super::rest();
+    stays.acknowledges(&one);
+    let said = stays.terminate();
+    assert!(!imports(&target), "{said}");
+    assert_eq!(target.data().len(), 2);
+}
+
+/// Who may not change the server's configuration, and who is not to, holds back.
+#[test]
+fn without_import_mode_expiries_are_held_back() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    for words in [&[][..], &["--no-import-mode"]] {
+        let (source, target) = (source("redis-7.0", &[]), Target::server("valkey-9.1"));
+        let mut admin = target.servers()[0].client();
+        if words.is_empty() {
+            call!(admin, "ACL", "SETUSER", "default", "-config");
+        }
+        let renewal = Renewal::start(&source, RENEWED);
+        let mut live = Live::new(source.port, target.port(), words).started();
+        live.catches_up();
+        assert!(!is_shown_all(&mut admin), "{}", live.said());
+        live.kill();
+        std::thread::sleep(Duration::from_secs(6));
+        live.start();
+        live.acknowledges(&source);
+        renewal.keep();
+        ends_equal(&mut live, &source, &target);
+        live.terminate();
+    }
+}
+
+/// A source that is silent from the beginning tells of no end of a key's life; it comes all the same.
+#[test]
+fn keys_of_a_silent_source_have_their_own_time() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    call!(source.client(), "SET", "near", "x", "PX", "50000");
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    let end = |server: &Server| call!(server.client(), "PEXPIRETIME", "near").int();
+    super::until(Duration::from_secs(20), || {
+        end(&source) == end(target.servers()[0])
+    });
+    live.terminate();
 }
 
 #[test]

@@ -310,6 +310,7 @@ fn what_is_only_read_again_is_no_way_back() {
         proxy_timeout: Duration::from_secs(1),
         rate: None,
         rate_bytes: None,
+        imports: false,
         at_least_once: false,
         routes: Vec::new(),
         run: "test".to_owned(),

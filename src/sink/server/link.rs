@@ -9,6 +9,7 @@ use super::payload::{Payload, Piece};
 use crate::error::Result;
 use crate::server::connection::Connection;
 use crate::server::endpoint::{Address, Endpoint};
+use crate::server::import;
 use crate::server::reply::{self, Reply, Shape};
 
 /// Bytes that are copied together into one buffer.
@@ -603,8 +604,11 @@ impl Link {
 
     /// Opens the connection; where it was open before, the server is made to forget the old one first, so that nothing
     /// of it can be applied behind what is sent now.
-    pub(super) fn open(&mut self, kills: bool, name: &str) -> Result<()> {
+    pub(super) fn open(&mut self, kills: bool, imports: bool, name: &str) -> Result<()> {
         let mut connection = Connection::open(&self.endpoint)?;
+        if imports {
+            import::enter(&mut connection)?;
+        }
         if kills {
             if let Some(old) = self.client_id.take() {
                 // It is gone already, or may not be killed by us: there is no more that can be done.

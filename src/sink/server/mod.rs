@@ -41,6 +41,7 @@ use crate::pipeline::Progress;
 use crate::resp::parse::{Args, Found, Parser};
 use crate::resp::write::Block;
 use crate::server::endpoint::Endpoint;
+use crate::server::import;
 use crate::server::slots::Slots;
 use crate::tally::Reject;
 
@@ -75,6 +76,8 @@ pub struct Options<'a> {
     pub rate: Option<u64>,
     /// Most bytes in a second.
     pub rate_bytes: Option<u64>,
+    /// Opens the connections in import mode ([`crate::server::import`]), turning it on.
+    pub imports: bool,
     /// Sends commands of a log without a record at the destination: a broken connection may double some.
     pub at_least_once: bool,
     /// Through a proxy: keys that lead to each of the servers behind it, and the run_ids of these.
@@ -343,14 +346,14 @@ impl<'a> ServerSink<'a> {
             }
         }
         for link in &mut sink.links {
-            link.open(kills, &name)?;
+            link.open(kills, sink.o.imports, &name)?;
         }
         Ok(sink)
     }
 
     /// What the connections of this run are called at the server.
     fn client_name(&self) -> String {
-        format!("redis-migration:{}", self.o.run)
+        format!("{}{}", import::CLIENT_NAME, self.o.run)
     }
 
     /// Whether old connections can be killed at the server: not through a proxy.

@@ -440,7 +440,7 @@ impl ServerSink<'_> {
                 continue;
             }
             let name = self.client_name();
-            match self.links[i].open(kills, &name) {
+            match self.links[i].open(kills, self.o.imports, &name) {
                 Ok(()) => {
                     // Slots may have moved while it was away.
                     if down.attempts > 0 {
