@@ -13,10 +13,10 @@ use redis_migration::command::encode::{Mode, OnExist, Settings};
 use redis_migration::command::target::{Dialect, Target};
 use redis_migration::error::show_key;
 use redis_migration::pipeline::{Checksum, Options, Progress};
-use redis_migration::replay::{Checkpoint, Keeper};
+use redis_migration::replay::{Checkpoint, Keeper, KnownServer};
 use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::import;
-use redis_migration::server::preflight::{self, Destination, Wish};
+use redis_migration::server::preflight::{self, Destination, Role, ServerFound, Wish};
 use redis_migration::sink::file::FileSink;
 use redis_migration::sink::server::{self, Place, Policy, ServerSink};
 use redis_migration::tally::Reject;
@@ -171,12 +171,12 @@ impl<'a> Run<'a> {
 
     /// In what the servers are not those any more that were found at the start. One that does not answer at once is asked
     /// again: a connection may break here as anywhere.
-    fn changes(&self, destination: &Destination) -> Vec<String> {
+    fn changes(&self, dialect: Dialect, before: &[ServerFound]) -> Vec<String> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let found = match preflight::servers(&self.endpoint, destination) {
-                Ok(now) => preflight::restarted(&destination.servers, &now),
+            let found = match preflight::servers(&self.endpoint, dialect, before) {
+                Ok(now) => preflight::restarted(before, &now),
                 Err(error) => vec![format!(
                     "whether the servers are still those that were loaded cannot be found out: {error}"
                 )],
@@ -359,6 +359,18 @@ impl<'a> Run<'a> {
                 Exit::Done
             })));
         }
+        let servers = match &known {
+            Some(known) if !known.done && !known.servers.is_empty() => {
+                let before = found_before(&known.servers);
+                for change in self.changes(destination.dialect, &before) {
+                    self.log.warning(&format!(
+                        "{change}, since an earlier run: what that had acknowledged there may be lost"
+                    ));
+                }
+                known.servers.clone()
+            }
+            _ => destination.servers.iter().map(known_server).collect(),
+        };
         let checkpoint = Checkpoint {
             program: Checkpoint::PROGRAM.to_owned(),
             format: Checkpoint::FORMAT,
@@ -369,6 +381,7 @@ impl<'a> Run<'a> {
             inputs: inputs_named,
             destination: self.endpoint.address.to_string(),
             dialect: word(destination.dialect).to_owned(),
+            servers,
             was_empty,
             now_ms: settings.filter.now_ms,
             hold_until_ms: settings.transform.hold_until_ms,
@@ -806,7 +819,8 @@ impl<'a> Run<'a> {
             );
         }
         if failed.is_none() {
-            lost.extend(self.changes(destination));
+            let before = found_before(&lock_keeper(&server.keeper).checkpoint.servers);
+            lost.extend(self.changes(destination.dialect, &before));
         }
         let place = server.sink.acknowledged();
         drop(server);
@@ -854,6 +868,28 @@ fn log_of_change(log: Log, error: &Error, hide_keys: bool) {
         "{}: from here on values go as plain commands",
         error.describe(hide_keys)
     ));
+}
+
+/// What a checkpoint remembers of a server.
+fn known_server(found: &ServerFound) -> KnownServer {
+    let key = found.representative.as_deref();
+    KnownServer {
+        name: found.name.clone(),
+        run_id: found.run_id.clone(),
+        key: key.map(|key| String::from_utf8_lossy(key).into_owned()),
+    }
+}
+
+/// The servers that a checkpoint remembers.
+fn found_before(known: &[KnownServer]) -> Vec<ServerFound> {
+    let found = |known: &KnownServer| ServerFound {
+        name: known.name.clone(),
+        run_id: known.run_id.clone(),
+        role: Role::Master,
+        representative: known.key.clone().map(String::into_bytes),
+        ..ServerFound::default()
+    };
+    known.iter().map(found).collect()
 }
 
 fn lock_keeper(keeper: &Mutex<Keeper>) -> std::sync::MutexGuard<'_, Keeper> {

@@ -32,6 +32,9 @@ pub struct Checkpoint {
     pub destination: String,
     /// Its kind.
     pub dialect: String,
+    /// Its servers when the run began, by which is known whether they are still the same.
+    #[serde(default)]
+    pub servers: Vec<KnownServer>,
     /// Whether it had no key when the run began.
     pub was_empty: bool,
     /// The clock when the run began, in Unix milliseconds: what counted as expired.
@@ -63,6 +66,18 @@ pub struct Start {
     pub log: LogPlace,
     /// What the numbers of its commands are counted from.
     pub base: u64,
+}
+
+/// A server of a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownServer {
+    /// Its name, for messages; in a cluster its address.
+    pub name: String,
+    /// Changes whenever it is started anew. Empty where it is not told.
+    pub run_id: String,
+    /// Behind a proxy: a key that leads there.
+    pub key: Option<String>,
 }
 
 /// A file of a run, by which it is known again.

@@ -53,7 +53,7 @@ fn a_server_of_each_version_is_found() {
         // Looking has written nothing, and the probe takes back what it wrote.
         probe_writes(&at(server.port), &found).unwrap();
         assert_eq!(keyspace(&server), "db0:keys=1 db3:keys=2");
-        let now = preflight::servers(&at(server.port), &found).unwrap();
+        let now = preflight::servers(&at(server.port), found.dialect, &found.servers).unwrap();
         assert_eq!(preflight::restarted(&found.servers, &now), [""; 0]);
     }
 }
@@ -165,7 +165,12 @@ fn a_password_is_used_on_every_connection() {
     endpoint.password = Some(Secret::new("pw"));
     let found = look(&endpoint, &Wish::default()).unwrap();
     probe_writes(&endpoint, &found).unwrap();
-    assert_eq!(preflight::servers(&endpoint, &found).unwrap().len(), 1);
+    assert_eq!(
+        preflight::servers(&endpoint, found.dialect, &found.servers)
+            .unwrap()
+            .len(),
+        1
+    );
 
     if !available("nutcracker") {
         return;
@@ -203,7 +208,7 @@ fn a_replica_is_refused_and_its_master_named() {
     // A master that becomes one takes no writes, which is seen before and after.
     let why = why_unfit(probe_writes(&at(replica.port), &found).unwrap_err());
     assert!(why.contains("READONLY"), "{why}");
-    let now = preflight::servers(&at(replica.port), &found).unwrap();
+    let now = preflight::servers(&at(replica.port), found.dialect, &found.servers).unwrap();
     let told = preflight::restarted(&found.servers, &now);
     assert!(
         told.len() == 1 && told[0].contains("become a replica of"),
@@ -332,7 +337,7 @@ fn a_cluster_is_found_with_its_slots() {
         assert_eq!(found.servers[0].run_id, run_id(&server));
         probe_writes(&endpoint, &found).unwrap();
         assert_eq!(keyspace(&server), "db0:keys=1");
-        let now = preflight::servers(&endpoint, &found).unwrap();
+        let now = preflight::servers(&endpoint, found.dialect, &found.servers).unwrap();
         assert_eq!(preflight::restarted(&found.servers, &now), [""; 0]);
 
         call!(server.client(), "CLUSTER", "DELSLOTS", "7", "8", "16383");
@@ -418,7 +423,7 @@ fn a_cluster_of_two_has_its_writes_tried_on_both() {
     );
     let told = preflight::restarted(
         &found.servers,
-        &preflight::servers(&endpoint, &found).unwrap(),
+        &preflight::servers(&endpoint, found.dialect, &found.servers).unwrap(),
     );
     assert!(told.len() == 1 && told[0].starts_with(&gone), "{told:?}");
     let state = || call!(second.client(), "CLUSTER", "INFO").text();
@@ -469,7 +474,7 @@ fn the_servers_behind_a_proxy_are_found() {
         for server in &servers {
             assert_eq!(keyspace(server), "db0:keys=1");
         }
-        let now = preflight::servers(&endpoint, &found).unwrap();
+        let now = preflight::servers(&endpoint, found.dialect, &found.servers).unwrap();
         assert_eq!(preflight::restarted(&found.servers, &now), [""; 0]);
         // A key leads to each of them, so a server that takes no writes is noticed.
         call!(servers[2].client(), "ACL", "SETUSER", "default", "-psetex");
@@ -493,7 +498,7 @@ fn a_server_that_restarts_is_noticed() {
     let [_first, second] = servers;
     drop(second);
     let told = |endpoint: &Endpoint, found: &Destination| {
-        let now = preflight::servers(endpoint, found).unwrap();
+        let now = preflight::servers(endpoint, found.dialect, &found.servers).unwrap();
         preflight::restarted(&found.servers, &now)
     };
     for told in [told(&through, &behind), told(&at(port), &direct)] {

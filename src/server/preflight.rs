@@ -227,24 +227,31 @@ pub fn probe_writes(endpoint: &Endpoint, destination: &Destination) -> Result<Op
     Ok(database)
 }
 
-/// Looks again at the servers of a destination. Those that do not answer are left out, which [`restarted`] then tells.
+/// Looks again at servers that were found before. Those that do not answer are left out, which [`restarted`] then tells.
 ///
 /// Errors: `Unreachable` and `Login`, where the proxy itself does not answer.
-pub fn servers(endpoint: &Endpoint, destination: &Destination) -> Result<Vec<ServerFound>> {
-    if destination.dialect == Dialect::Twemproxy {
-        let mut connection = Connection::open(endpoint)?;
-        let keys = destination.servers.iter();
-        let keys: Vec<_> = keys.filter_map(|s| s.representative.clone()).collect();
-        return behind(&mut connection, &keys);
-    }
-    let endpoints: Vec<Endpoint> = match &destination.slots {
-        Some(slots) => {
-            let nodes = slots.nodes().iter();
-            nodes
-                .map(|node| endpoint.at(&node.host, node.port))
-                .collect()
+pub fn servers(
+    endpoint: &Endpoint,
+    dialect: Dialect,
+    known: &[ServerFound],
+) -> Result<Vec<ServerFound>> {
+    let endpoints: Vec<Endpoint> = match dialect {
+        Dialect::Twemproxy => {
+            let mut connection = Connection::open(endpoint)?;
+            let keys = known.iter();
+            let keys: Vec<_> = keys.filter_map(|s| s.representative.clone()).collect();
+            return behind(&mut connection, &keys);
         }
-        None => vec![endpoint.clone()],
+        // Whoever has its slots by now, a master is asked where it was.
+        Dialect::Cluster => {
+            let node = |server: &ServerFound| {
+                let (host, port) = server.name.rsplit_once(':')?;
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                Some(endpoint.at(host, port.parse().ok()?))
+            };
+            known.iter().filter_map(node).collect()
+        }
+        Dialect::Redis => vec![endpoint.clone()],
     };
     let found = endpoints.iter().filter_map(|endpoint| {
         let mut connection = Connection::open(endpoint).ok()?;

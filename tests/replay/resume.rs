@@ -347,3 +347,44 @@ fn what_is_only_read_again_is_no_way_back() {
     drop(sink);
     assert_eq!(*saved.lock().expect("no panic"), [(1, 501)]);
 }
+
+/// What a server forgot while no run was there is not there when the next one ends.
+fn a_restart_between_two_runs_is_told(target: &Target) {
+    let sample = snapshot();
+    let (_dir, path) = place();
+    let checkpoint = path("replay.checkpoint");
+    let args = [
+        "--rate",
+        "10000",
+        "--checkpoint",
+        &checkpoint,
+        sample.path(),
+    ];
+    let mut running = Running::replay_at(target.port(), &args);
+    assert!(arrive(&mut running, &target.servers(), 8000));
+    std::thread::sleep(Duration::from_millis(600));
+    running.kill();
+    let victim = target.servers()[0];
+    victim.kill();
+    victim.restart();
+    let run = replay_at(target.port(), &args);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let told = run.stderr.matches("started anew").count();
+    assert_eq!(told, 2, "at its begin and its end: {}", run.stderr);
+    assert!(names(&run.stderr, &["may be lost"]), "{}", run.stderr);
+}
+
+#[test]
+fn a_server_that_was_restarted_between_two_runs_is_told() {
+    a_restart_between_two_runs_is_told(&Target::server("redis-7.0"));
+}
+
+#[test]
+fn a_server_behind_a_proxy_that_was_restarted_between_two_runs_is_told() {
+    a_restart_between_two_runs_is_told(&Target::proxy(&[]));
+}
+
+#[test]
+fn a_master_that_was_restarted_between_two_runs_is_told() {
+    a_restart_between_two_runs_is_told(&Target::cluster());
+}
