@@ -123,6 +123,15 @@ pub struct LiveRun<'a> {
     pub saved: Arc<Saved<'a>>,
 }
 
+/// How inputs are written to a destination.
+struct Way {
+    settings: Settings,
+    /// In import mode.
+    imports: bool,
+    /// Without what would keep a broken connection from doubling commands.
+    at_least_once: bool,
+}
+
 /// Makes what is done beside, for settings, and whether the destination had no keys.
 pub type Hooks<'a> = dyn Fn(&Settings, bool) -> Live<'a> + Send + 'a;
 
@@ -271,69 +280,16 @@ impl<'a> Run<'a> {
         rejects: Arc<Mutex<Rejects>>,
         mode: Option<Mode>,
     ) -> Result<Attempt<'a>, Early> {
-        let (args, log) = (self.args, self.log);
-        let inputs_named: Vec<String> = args
-            .input
-            .inputs
-            .iter()
-            .map(|path| escape(path.as_os_str()))
-            .collect();
+        let named = self.args.input.inputs.iter();
+        let names: Vec<String> = named.map(|path| escape(path.as_os_str())).collect();
         if let Some(known) = &known {
-            self.is_same(known, &inputs_named, destination)?;
+            self.is_same(known, &names, destination)?;
         }
-        let empty = destination.keys_known && destination.keys == 0;
-        let live = self.live.as_ref();
-        let was_empty = known
-            .as_ref()
-            .map(|known| known.was_empty)
-            .or(live.and_then(|live| live.was_empty))
-            .unwrap_or(empty);
-        // Into one destination several sources may be brought at once: there each key is looked at.
-        let unsaid = known.is_none() && live.is_none() && args.target.on_exist.is_none();
-        if !empty && destination.keys_known && unsaid {
-            return Err(Error::plain(ErrorKind::Unfit(format!(
-                "{} holds {} keys already, and nothing was said of them: --on-exist fail stops at the first key that is \
-                 there, skip leaves such keys as they are, replace replaces them, merge adds to them",
-                self.endpoint.address,
-                HumanCount(destination.keys)
-            )))
-            .into());
-        }
-        let mut settings = self.settings(destination, was_empty)?;
-        if live.is_some_and(|live| live.generation > 1) && settings.on_exist == OnExist::IfNone {
-            // Keys of the snapshot before this one are there, and are ours.
-            settings.on_exist = OnExist::Replace;
-        }
-        settings.mode = mode.unwrap_or(settings.mode);
-        // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
-        let unfinished = known.as_ref().filter(|known| !known.done);
-        if let Some(known) = unfinished {
-            settings.filter.now_ms = known.now_ms;
-        }
-        run::hold(&mut settings, &inputs, &args.logs)
-            .map_err(|text| Early::Said(text, Exit::Usage))?;
-        if let Some(known) = unfinished {
-            settings.transform.hold_until_ms = known.hold_until_ms.filter(|_| inputs.holds);
-        }
-        let imports = self.imports(unfinished)?;
-        if imports {
-            // Nothing that has expired is gone there.
-            settings.transform.hold_until_ms = None;
-        }
-        let is_proxy = destination.dialect == Dialect::Twemproxy;
-        let at_least_once = args.target.at_least_once && is_proxy && !destination.can_eval;
-        if is_proxy && !destination.can_eval && !args.target.at_least_once && inputs.holds {
-            return Err(Error::plain(ErrorKind::Unfit(
-                "the servers behind the proxy run no scripts, and without them a broken connection may apply commands of \
-                 the log twice: allow EVAL, or accept that with --at-least-once, which lists the keys in question"
-                    .to_owned(),
-            ))
-            .into());
-        }
-        settings.log.guarded = is_proxy && !at_least_once;
-        if args.target.dry_run {
+        let was_empty = self.was_empty(known.as_ref(), destination)?;
+        let way = self.way(known.as_ref(), was_empty, &inputs, destination, mode)?;
+        if self.args.target.dry_run {
             return Ok(Attempt::Said(self.dry_run(
-                settings,
+                way.settings,
                 inputs,
                 rejects,
                 destination,
@@ -343,82 +299,213 @@ impl<'a> Run<'a> {
             .as_ref()
             .filter(|known| known.done && known.start.is_none())
         {
-            let what = match inputs.are_those_of(known) {
-                true => "everything in it is acknowledged already; nothing was sent",
-                false => {
-                    return Err(Error::plain(ErrorKind::LogGone(
-                        "the checkpoint is of another file, all of which is acknowledged: remove it to begin with this one"
-                            .to_owned(),
-                    ))
-                    .into());
-                }
-            };
-            let text = format!("{}: {what}", inputs_named.join(", "));
-            return Ok(Attempt::Said(Box::new(move |_| {
-                log.info(&text);
-                Exit::Done
-            })));
+            return self.has_ended(known, &inputs, &names);
         }
-        let servers = match &known {
-            Some(known) if !known.done && !known.servers.is_empty() => {
-                let before = found_before(&known.servers);
-                for change in self.changes(destination.dialect, &before) {
-                    self.log.warning(&format!(
-                        "{change}, since an earlier run: what that had acknowledged there may be lost"
-                    ));
-                }
-                known.servers.clone()
-            }
-            _ => destination.servers.iter().map(known_server).collect(),
-        };
-        let checkpoint = Checkpoint {
-            program: Checkpoint::PROGRAM.to_owned(),
-            format: Checkpoint::FORMAT,
-            run: known
-                .as_ref()
-                .map_or_else(new_run, |known| known.run.clone()),
-            generation: live.map_or(0, |live| live.generation),
-            inputs: inputs_named,
-            destination: self.endpoint.address.to_string(),
-            dialect: word(destination.dialect).to_owned(),
-            servers,
-            was_empty,
-            now_ms: settings.filter.now_ms,
-            hold_until_ms: settings.transform.hold_until_ms,
-            imports,
-            start: known.as_ref().and_then(|known| known.start.clone()),
-            pieces: known
-                .as_ref()
-                .map_or_else(Vec::new, |known| known.pieces.clone()),
-            place: known.as_ref().and_then(|known| known.place),
-            sent: known.as_ref().map_or(0, |known| known.sent),
-            done: false,
-            written_at: Timestamp::now(),
-        };
-        let run_id = checkpoint.run.clone();
-        let keeper = Keeper::new(args.logs.checkpoint.as_deref(), checkpoint, inputs.holds);
+        let checkpoint = self.checkpoint(known.as_ref(), names, was_empty, destination, &way);
+        let keeper = Keeper::new(
+            self.args.logs.checkpoint.as_deref(),
+            checkpoint,
+            inputs.holds,
+        );
         // A checkpoint that cannot be written is found out before the first key is sent.
-        if args.logs.checkpoint.is_some() && known.is_none() {
+        if self.args.logs.checkpoint.is_some() && known.is_none() {
             lock_keeper(&keeper).save()?;
         }
         self.try_writing(destination)?;
-        let resume = unfinished.and_then(|known| known.place).map(|at| Place {
-            piece: at.piece,
-            in_log: at.in_log,
-            offset: at.offset,
-            db: at.db,
-            ..Place::default()
-        });
-        let resumed = unfinished.is_some();
-        let policy = match settings.on_exist {
+        let policy = match way.settings.on_exist {
             OnExist::Replace => Policy::Replace,
             _ => self.policy(),
         };
         let ours = was_empty || policy == Policy::Replace;
-        let doubt_before = unfinished
-            .filter(|_| !ours)
-            .map(|known| (known.place.map_or(0, |at| at.piece), known.sent));
+        let unfinished = known.as_ref().filter(|known| !known.done);
         let options = server::Options {
+            on_exist: policy,
+            resume: unfinished.and_then(|known| known.place).map(|at| Place {
+                piece: at.piece,
+                in_log: at.in_log,
+                offset: at.offset,
+                db: at.db,
+                ..Place::default()
+            }),
+            resumed: unfinished.is_some(),
+            doubt_before: unfinished
+                .filter(|_| !ours)
+                .map(|known| (known.place.map_or(0, |at| at.piece), known.sent)),
+            ..self.options_of_sink(destination, &way, &keeper, &rejects)
+        };
+        let sink = ServerSink::connect(options, self.progress)?;
+        let servers = destination.servers.iter();
+        let mut server = Server::new(
+            sink,
+            keeper,
+            known.filter(|known| !known.done || known.start.is_some()),
+            ours,
+            servers
+                .filter_map(|server| server.representative.clone())
+                .collect(),
+        );
+        if self.args.classic && self.live.is_none() {
+            server.tell = Some(self.original_lines());
+        }
+        let live = self.live.as_ref();
+        server.live = live.map(|live| (live.hooks)(&way.settings, was_empty));
+        Ok(self.send(way.settings, inputs, rejects, server, destination))
+    }
+
+    /// Whether the destination had no keys when the first run began. Errors: it has some, and nothing was said of them.
+    fn was_empty(
+        &self,
+        known: Option<&Checkpoint>,
+        destination: &Destination,
+    ) -> Result<bool, Error> {
+        let empty = destination.keys_known && destination.keys == 0;
+        let live = self.live.as_ref();
+        // Into one destination several sources may be brought at once: there each key is looked at.
+        let unsaid = known.is_none() && live.is_none() && self.args.target.on_exist.is_none();
+        if !empty && destination.keys_known && unsaid {
+            return Err(Error::plain(ErrorKind::Unfit(format!(
+                "{} holds {} keys already, and nothing was said of them: --on-exist fail stops at the first key that is \
+                 there, skip leaves such keys as they are, replace replaces them, merge adds to them",
+                self.endpoint.address,
+                HumanCount(destination.keys)
+            ))));
+        }
+        Ok(known
+            .map(|known| known.was_empty)
+            .or(live.and_then(|live| live.was_empty))
+            .unwrap_or(empty))
+    }
+
+    /// How the inputs are written to the destination.
+    fn way(
+        &self,
+        known: Option<&Checkpoint>,
+        was_empty: bool,
+        inputs: &Inputs,
+        destination: &Destination,
+        mode: Option<Mode>,
+    ) -> Result<Way, Early> {
+        let args = self.args;
+        let mut settings = self.settings(destination, was_empty)?;
+        let is_later = self.live.as_ref().is_some_and(|live| live.generation > 1);
+        if is_later && settings.on_exist == OnExist::IfNone {
+            // Keys of the snapshot before this one are there, and are ours.
+            settings.on_exist = OnExist::Replace;
+        }
+        settings.mode = mode.unwrap_or(settings.mode);
+        // What an earlier run held to be expired, or held back, stays so: else its commands would have other numbers.
+        let unfinished = known.filter(|known| !known.done);
+        if let Some(known) = unfinished {
+            settings.filter.now_ms = known.now_ms;
+        }
+        run::hold(&mut settings, inputs, &args.logs)
+            .map_err(|text| Early::Said(text, Exit::Usage))?;
+        if let Some(known) = unfinished {
+            settings.transform.hold_until_ms = known.hold_until_ms.filter(|_| inputs.holds);
+        }
+        let imports = self.imports(unfinished)?;
+        if imports {
+            // Nothing that has expired is gone there.
+            settings.transform.hold_until_ms = None;
+        }
+        let cannot_guard = destination.dialect == Dialect::Twemproxy && !destination.can_eval;
+        let at_least_once = args.target.at_least_once && cannot_guard;
+        if cannot_guard && !at_least_once && inputs.holds {
+            return Err(Error::plain(ErrorKind::Unfit(
+                "the servers behind the proxy run no scripts, and without them a broken connection may apply commands of \
+                 the log twice: allow EVAL, or accept that with --at-least-once, which lists the keys in question"
+                    .to_owned(),
+            ))
+            .into());
+        }
+        settings.log.guarded = destination.dialect == Dialect::Twemproxy && !at_least_once;
+        Ok(Way {
+            settings,
+            imports,
+            at_least_once,
+        })
+    }
+
+    /// A run that came to its end before this one.
+    fn has_ended(
+        &self,
+        known: &Checkpoint,
+        inputs: &Inputs,
+        names: &[String],
+    ) -> Result<Attempt<'a>, Early> {
+        if !inputs.are_those_of(known) {
+            return Err(Error::plain(ErrorKind::LogGone(
+                "the checkpoint is of another file, all of which is acknowledged: remove it to begin with this one"
+                    .to_owned(),
+            ))
+            .into());
+        }
+        let log = self.log;
+        let text = format!(
+            "{}: everything in it is acknowledged already; nothing was sent",
+            names.join(", ")
+        );
+        Ok(Attempt::Said(Box::new(move |_| {
+            log.info(&text);
+            Exit::Done
+        })))
+    }
+
+    /// What is remembered of this run, which goes on with an earlier one where that is known.
+    fn checkpoint(
+        &self,
+        known: Option<&Checkpoint>,
+        inputs: Vec<String>,
+        was_empty: bool,
+        destination: &Destination,
+        way: &Way,
+    ) -> Checkpoint {
+        Checkpoint {
+            program: Checkpoint::PROGRAM.to_owned(),
+            format: Checkpoint::FORMAT,
+            run: known.map_or_else(new_run, |known| known.run.clone()),
+            generation: self.live.as_ref().map_or(0, |live| live.generation),
+            inputs,
+            destination: self.endpoint.address.to_string(),
+            dialect: word(destination.dialect).to_owned(),
+            servers: self.servers(known, destination),
+            was_empty,
+            now_ms: way.settings.filter.now_ms,
+            hold_until_ms: way.settings.transform.hold_until_ms,
+            imports: way.imports,
+            start: known.and_then(|known| known.start.clone()),
+            pieces: known.map_or_else(Vec::new, |known| known.pieces.clone()),
+            place: known.and_then(|known| known.place),
+            sent: known.map_or(0, |known| known.sent),
+            done: false,
+            written_at: Timestamp::now(),
+        }
+    }
+
+    /// The servers of the destination when the first run began. Warns where they are not those any more.
+    fn servers(&self, known: Option<&Checkpoint>, destination: &Destination) -> Vec<KnownServer> {
+        let Some(known) = known.filter(|known| !known.done && !known.servers.is_empty()) else {
+            return destination.servers.iter().map(known_server).collect();
+        };
+        for change in self.changes(destination.dialect, &found_before(&known.servers)) {
+            self.log.warning(&format!(
+                "{change}, since an earlier run: what that had acknowledged there may be lost"
+            ));
+        }
+        known.servers.clone()
+    }
+
+    /// How commands are sent, by a run that begins.
+    fn options_of_sink(
+        &self,
+        destination: &Destination,
+        way: &Way,
+        keeper: &Arc<Mutex<Keeper>>,
+        rejects: &Arc<Mutex<Rejects>>,
+    ) -> server::Options<'a> {
+        let target = &self.args.target;
+        let is_proxy = destination.dialect == Dialect::Twemproxy;
+        server::Options {
             endpoint: self.endpoint.clone(),
             dialect: destination.dialect,
             slots: destination.slots.clone(),
@@ -428,31 +515,31 @@ impl<'a> Run<'a> {
                 Dialect::Redis | Dialect::Cluster => 4 << 20,
                 Dialect::Twemproxy => 2 << 20,
             },
-            on_exist: policy,
-            on_error: args.failures.on_error.into(),
-            retry_for: Duration::from_millis(args.target.retry_for.0.max(0) as u64),
+            on_exist: Policy::default(),
+            on_error: self.args.failures.on_error.into(),
+            retry_for: Duration::from_millis(target.retry_for.0.max(0) as u64),
             answer_within: self.endpoint.timeout * 12,
-            proxy_timeout: Duration::from_millis(args.target.proxy_timeout.0.max(0) as u64),
-            rate: args.target.rate.map(|rate| rate.0),
-            rate_bytes: args.target.rate_bytes.map(|rate| rate.0),
-            imports,
-            at_least_once,
+            proxy_timeout: Duration::from_millis(target.proxy_timeout.0.max(0) as u64),
+            rate: target.rate.map(|rate| rate.0),
+            rate_bytes: target.rate_bytes.map(|rate| rate.0),
+            imports: way.imports,
+            at_least_once: way.at_least_once,
             routes: destination
                 .servers
                 .iter()
                 .filter(|server| is_proxy && !server.run_id.is_empty())
                 .filter_map(|server| Some((server.representative.clone()?, server.run_id.clone())))
                 .collect(),
-            run: run_id,
-            resume,
-            resumed,
+            run: lock_keeper(keeper).checkpoint.run.clone(),
+            resume: None,
+            resumed: false,
             reject: {
                 let rejects = rejects.clone();
                 Box::new(move |reject: &Reject| lock(&rejects).add(reject))
             },
             save: {
                 let keeper = keeper.clone();
-                let saved = live.map(|live| live.saved.clone());
+                let saved = self.live.as_ref().map(|live| live.saved.clone());
                 Box::new(move |place: &Place| {
                     let mut keeper = lock_keeper(&keeper);
                     keeper.reach(place)?;
@@ -466,26 +553,8 @@ impl<'a> Run<'a> {
                 let keeper = keeper.clone();
                 Box::new(move |offset: &u64| lock_keeper(&keeper).send_up_to(*offset))
             },
-            doubt_before,
-        };
-        let sink = ServerSink::connect(options, self.progress)?;
-        let representatives = destination
-            .servers
-            .iter()
-            .filter_map(|server| server.representative.clone())
-            .collect();
-        let mut server = Server::new(
-            sink,
-            keeper,
-            known.filter(|known| !known.done || known.start.is_some()),
-            ours,
-            representatives,
-        );
-        if args.classic && live.is_none() {
-            server.tell = Some(self.original_lines());
+            doubt_before: None,
         }
-        server.live = live.map(|live| (live.hooks)(&settings, was_empty));
-        Ok(self.send(settings, inputs, rejects, server, destination))
     }
 
     /// Whether the destination is written to in import mode. What an earlier run had begun with stays so.
