@@ -572,8 +572,8 @@ impl<'a> Run<'a> {
         }
         if known.imports && import::state(&self.endpoint)? == Some(false) {
             self.log.warning(&format!(
-                "import mode of {address} was turned off since the last run, and is turned on again: keys that were \
-                 renewed at the source meanwhile may have expired there"
+                "import mode of {address} was off since the last run, and is turned on again: keys whose time came meanwhile, \
+                 and which were renewed at the source, may be missing there"
             ));
         }
         Ok(known.imports)
