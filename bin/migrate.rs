@@ -22,7 +22,7 @@ use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
 use redis_migration::replica::receive::{self, Live, Progress as Received, Said};
-use redis_migration::replica::removals::{self, KeyLog};
+use redis_migration::replica::removals::{self, KeyLog, Removed};
 use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
@@ -530,8 +530,8 @@ impl Migration<'_> {
                 let log = KeyLog::open(&self.names.keys())?;
                 let gone = removals::write_all(&log, &settings_before, stream, sink, progress)?;
                 self.log.info(&format!(
-                    "{} keys of the source's earlier snapshot are removed before its new one is sent",
-                    HumanCount(gone)
+                    "{} of the source's earlier snapshot are removed before its new one is sent",
+                    removed(gone)
                 ));
                 Ok(())
             }),
@@ -546,8 +546,8 @@ impl Migration<'_> {
                 let gone =
                     removals::write_removals(&log, &new.data, &settings, stream, sink, progress)?;
                 self.log.info(&format!(
-                    "{} keys that the source does not hold any more are removed",
-                    HumanCount(gone)
+                    "{} that the source does not hold any more are removed",
+                    removed(gone)
                 ));
                 Ok(())
             }),
@@ -674,6 +674,15 @@ impl Migration<'_> {
             }
             exit
         })
+    }
+}
+
+/// What was removed, for people.
+fn removed(gone: Removed) -> String {
+    let keys = format!("{} keys", HumanCount(gone.keys));
+    match gone.libraries {
+        0 => keys,
+        n => format!("{keys} and {} function libraries", HumanCount(n)),
     }
 }
 

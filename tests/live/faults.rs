@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{END, Live, SOON, ends_equal, fill, info, replicates, source, until};
 use crate::replay::Target;
-use crate::support::client::call;
+use crate::support::client::{Reply, call};
 use crate::support::load::{Load, Mix};
 use crate::support::relay::Relay;
 use crate::support::server::Server;
@@ -203,6 +203,91 @@ fn a_backlog_that_was_too_short_for_a_proxy() {
 #[test]
 fn a_backlog_that_was_too_short_for_a_cluster() {
     is_away_for_too_long(&Target::cluster());
+}
+
+/// A library of one function that answers with a word.
+fn library(name: &str, word: &str) -> String {
+    format!("#!lua name={name}\nredis.register_function('{name}', function() return '{word}' end)")
+}
+
+/// Function libraries are in no key, so none of the commands of a new snapshot would remove those that are gone from it.
+/// `others`: whether the destination holds a key of others, so that nothing may be replaced.
+fn libraries_that_are_gone_are_removed(target: &Target, others: bool) {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    fill(&source, 100);
+    let mut client = source.client();
+    for name in ["stays", "changes", "goes"] {
+        call!(client, "FUNCTION", "LOAD", library(name, "old"));
+    }
+    for server in target.servers() {
+        call!(
+            server.client(),
+            "FUNCTION",
+            "LOAD",
+            library("theirs", "old")
+        );
+    }
+    let theirs = target.servers()[0];
+    if others {
+        call!(theirs.client(), "SET", "theirs", "old");
+    }
+    let relay = Relay::start(source.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    call!(client, "FUNCTION", "LOAD", library("loaded", "old"));
+    call!(client, "FUNCTION", "LOAD", library("restored", "old"));
+    let payload = call!(client, "FUNCTION", "DUMP").bytes();
+    call!(client, "FUNCTION", "DELETE", "restored");
+    call!(client, "FUNCTION", "RESTORE", payload, "REPLACE");
+    live.acknowledges(&source);
+    relay.refuse(true);
+    relay.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    for name in ["goes", "loaded", "restored"] {
+        call!(client, "FUNCTION", "DELETE", name);
+    }
+    let changed = library("changes", "new");
+    call!(client, "FUNCTION", "LOAD", "REPLACE", changed);
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    relay.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    let names = |server: &Server| {
+        let found = call!(server.client(), "FUNCTION", "LIST", "WITHCODE").array();
+        let shown = |library: Reply| format!("{library:?}");
+        let mut names: Vec<String> = found.into_iter().map(shown).collect();
+        names.sort();
+        names
+    };
+    for server in target.servers() {
+        live.until("the libraries of the new snapshot", SOON, |_| {
+            call!(server.client(), "FUNCTION", "LIST").array().len() == 3
+        });
+        call!(server.client(), "FUNCTION", "DELETE", "theirs");
+        assert_eq!(names(server), names(&source), "{}", live.said());
+    }
+    if others {
+        assert_eq!(call!(theirs.client(), "DEL", "theirs").int(), 1);
+    }
+    ends_equal(&mut live, &source, target);
+    live.terminate();
+}
+
+#[test]
+fn libraries_that_are_gone_from_a_new_snapshot_of_a_server() {
+    libraries_that_are_gone_are_removed(&Target::server("redis-7.0"), false);
+}
+
+#[test]
+fn libraries_that_are_gone_where_others_have_keys() {
+    libraries_that_are_gone_are_removed(&Target::server("redis-7.0"), true);
+}
+
+#[test]
+fn libraries_that_are_gone_from_a_new_snapshot_of_a_cluster() {
+    libraries_that_are_gone_are_removed(&Target::cluster(), false);
 }
 
 /// A source that was restarted without its data and has another history.
