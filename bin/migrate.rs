@@ -102,6 +102,7 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
+        keys: Mutex::default(),
     };
     let progress = Progress::default();
     let mut watch = Watch {
@@ -137,6 +138,9 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
+    /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
+    /// looks at them, and the file cannot be opened twice.
+    keys: Mutex<Option<KeyLog>>,
 }
 
 /// How far the destination has acknowledged the delta.
@@ -480,22 +484,32 @@ impl Migration<'_> {
         {
             return Ok(());
         }
-        let mut log = KeyLog::open(&self.names.keys())?;
-        for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
-            if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
-                let stop = AtomicBool::new(false);
-                let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
-                log.add_snapshot(&source.snapshot(true)?.data)?;
+        self.with_keys(|log| {
+            for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
+                if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
+                    let stop = AtomicBool::new(false);
+                    let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
+                    log.add_snapshot(&source.snapshot(true)?.data)?;
+                }
+                for segment in spool.segments_of_previous(previous.generation) {
+                    log.add_log(&segment)?;
+                }
             }
-            for segment in spool.segments_of_previous(previous.generation) {
-                log.add_log(&segment)?;
-            }
-        }
-        log.sync()?;
+            log.sync()
+        })?;
         for previous in &state.previous {
             spool.forget_previous(previous.generation)?;
         }
         Ok(())
+    }
+
+    /// Does something with the names of what was written.
+    fn with_keys<T>(&self, act: impl FnOnce(&mut KeyLog) -> Result<T>) -> Result<T> {
+        let mut keys = lock(&self.keys);
+        match &mut *keys {
+            Some(log) => act(log),
+            none => act(none.insert(KeyLog::open(&self.names.keys())?)),
+        }
     }
 
     /// What is done beside the sending.
@@ -527,8 +541,9 @@ impl Migration<'_> {
                     return Ok(());
                 }
                 // Keys of others may be there: ours go first, so that each of the new snapshot can be looked at.
-                let log = KeyLog::open(&self.names.keys())?;
-                let gone = removals::write_all(&log, &settings_before, stream, sink, progress)?;
+                let gone = self.with_keys(|log| {
+                    removals::write_all(log, &settings_before, stream, sink, progress)
+                })?;
                 self.log.info(&format!(
                     "{} of the source's earlier snapshot are removed before its new one is sent",
                     removed(gone)
@@ -542,9 +557,9 @@ impl Migration<'_> {
                 let stop = AtomicBool::new(false);
                 let new = Source::open(&self.names.rdb, &OpenOptions::default(), &stop)?;
                 let new = new.snapshot(true)?;
-                let log = KeyLog::open(&self.names.keys())?;
-                let gone =
-                    removals::write_removals(&log, &new.data, &settings, stream, sink, progress)?;
+                let gone = self.with_keys(|log| {
+                    removals::write_removals(log, &new.data, &settings, stream, sink, progress)
+                })?;
                 self.log.info(&format!(
                     "{} that the source does not hold any more are removed",
                     removed(gone)
@@ -555,7 +570,7 @@ impl Migration<'_> {
                 if is_due(&spool_after)? {
                     spool_after.set_reconciled(generation)?;
                     // What is written from now on is in the new snapshot, or behind it.
-                    KeyLog::open(&self.names.keys())?.clear()?;
+                    self.with_keys(KeyLog::clear)?;
                 }
                 Ok(())
             }),
@@ -640,16 +655,12 @@ impl Migration<'_> {
     }
 
     fn release(&self, spool: &Spool, due: &Receiver<u64>) -> Result<()> {
-        let mut log: Option<KeyLog> = None;
         for seq in due {
             for before in spool.segments().into_iter().filter(|before| *before < seq) {
-                if log.is_none() {
-                    log = Some(KeyLog::open(&self.names.keys())?);
-                }
-                if let Some(log) = &mut log {
+                self.with_keys(|log| {
                     log.add_log(&self.names.segment(before))?;
-                    log.sync()?;
-                }
+                    log.sync()
+                })?;
             }
             spool.release_before(seq)?;
         }

@@ -285,9 +285,10 @@ impl KeyLog {
         self.frame.clear();
         self.recent = Vec::new();
         self.swaps = Swaps::default();
+        // In this order it is a key log at every moment.
         self.file
-            .set_len(0)
-            .and_then(|()| self.file.write_all_at(HEADER, 0))
+            .write_all_at(HEADER, 0)
+            .and_then(|()| self.file.set_len(HEADER.len() as u64))
             .map_err(|e| self.cannot_write(e))?;
         self.end = HEADER.len() as u64;
         Ok(())
@@ -475,8 +476,8 @@ impl KeyLog {
         }
         // 0 marks a free place.
         let hash = self.hash.hash_one((self.swapped, db, first, key)) | 1;
-        let place = &mut self.recent[(hash >> (64 - RECENT.trailing_zeros())) as usize];
-        if std::mem::replace(place, hash) == hash {
+        let place = (hash >> (64 - RECENT.trailing_zeros())) as usize;
+        if self.recent[place] == hash {
             return Ok(());
         }
         if key.len() >= FRAME_BYTES {
@@ -485,12 +486,19 @@ impl KeyLog {
         self.frame.push(first);
         write_length(&mut self.frame, db);
         write_length(&mut self.frame, key.len() as u64);
-        if key.len() < FRAME_BYTES {
-            self.frame.extend_from_slice(key);
-            return self.flush_full();
+        let written = match key.len() < FRAME_BYTES {
+            true => {
+                self.frame.extend_from_slice(key);
+                self.flush_full()
+            }
+            // A name of any size goes by without a copy.
+            false => self.write_frame(key).inspect_err(|_| self.frame.clear()),
+        };
+        // What could not be written is not known: it may come again.
+        if written.is_ok() {
+            self.recent[place] = hash;
         }
-        // A name of any size goes by without a copy.
-        self.write_frame(key)
+        written
     }
 
     fn flush_full(&mut self) -> Result<()> {

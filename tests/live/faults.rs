@@ -205,6 +205,44 @@ fn a_backlog_that_was_too_short_for_a_cluster() {
     is_away_for_too_long(&Target::cluster());
 }
 
+/// As above, after so much was sent that the first of what was received is removed. What that wrote is remembered, and
+/// nobody is in the way of whoever looks at it.
+#[test]
+fn a_backlog_that_was_too_short_when_much_was_removed_already() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 100);
+    let relay = Relay::start(source.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    let mut client = source.client();
+    for i in 0..100 {
+        call!(client, "SET", format!("early:{i}"), "there");
+    }
+    let load = Load::flood(&source, 32 << 10, 50 << 20);
+    live.until("a file that is removed", 2 * SOON, |live| {
+        let first = live.path("appendonly.aof.1.incr.aof");
+        let third = live.path("appendonly.aof.3.incr.aof");
+        third.exists() && !first.exists()
+    });
+    load.stop();
+    live.acknowledges(&source);
+    relay.refuse(true);
+    relay.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    for i in (0..100).step_by(3) {
+        call!(client, "DEL", format!("early:{i}"), format!("filled:{i}"));
+    }
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    relay.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
 /// A library of one function that answers with a word.
 fn library(name: &str, word: &str) -> String {
     format!("#!lua name={name}\nredis.register_function('{name}', function() return '{word}' end)")
