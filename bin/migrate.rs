@@ -30,9 +30,10 @@ use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::preflight::Destination;
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
+use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind, Result};
 
-use crate::args::{MethodArg, MigrateArgs, ReplayArgs, UntilArg};
+use crate::args::{MethodArg, MigrateArgs, PresentArg, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
 use crate::outcome::Exit;
 use crate::replay::{self, Attempt, Early, LiveRun, Run, Saved};
@@ -102,6 +103,7 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
+        begun: AtomicU64::new(0),
         keys: Mutex::default(),
     };
     let progress = Progress::default();
@@ -138,6 +140,8 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
+    /// The last of them that this process sent from its first byte on.
+    begun: AtomicU64,
     /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
     /// looks at them, and the file cannot be opened twice.
     keys: Mutex<Option<KeyLog>>,
@@ -381,13 +385,17 @@ impl Migration<'_> {
             }
             let known = Checkpoint::load(&self.names.checkpoint())?;
             let was_empty = known.as_ref().map(|known| known.was_empty);
+            let before = known.clone();
             let earlier = known
                 .as_ref()
                 .filter(|known| known.generation != generation)
                 .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
+            self.note_keys_before(spool, before.as_ref())?;
+            if known.is_none() {
+                self.begun.store(generation, Ordering::Relaxed);
+            }
             self.warn_of_the_time_between(known.as_ref());
-            self.note_keys_before(spool)?;
             let hooks_spool = spool.clone();
             let live = LiveRun {
                 generation,
@@ -397,6 +405,11 @@ impl Migration<'_> {
                     ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
                 }),
                 saved: self.janitor(spool, &due),
+                refused: Arc::new(|reject: &Reject| match (&reject.command[..], reject.db) {
+                    // It was there, and may be of others.
+                    ("EXISTS", Some(db)) => self.with_keys(|log| log.add_others(db, &reject.key)),
+                    _ => Ok(()),
+                }),
             };
             let run = self.run(progress, Some(live));
             let attempt = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
@@ -473,7 +486,10 @@ impl Migration<'_> {
     }
 
     /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
-    fn note_keys_before(&self, spool: &Spool) -> Result<()> {
+    /// `known`: how far the last one was sent. Where others may have keys of the same names, what was not sent is not
+    /// ours; nor is it known of what another process sent and nobody acknowledged, which ends the run where the new
+    /// snapshot has it.
+    fn note_keys_before(&self, spool: &Spool, known: Option<&Checkpoint>) -> Result<()> {
         let state = spool.state();
         // Where everything is kept, there may be some of which all that is gone was removed long ago.
         let of_use = |generation: u64| generation >= state.reconciled;
@@ -486,10 +502,20 @@ impl Migration<'_> {
         }
         self.with_keys(|log| {
             for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
+                let ours_before = match known {
+                    _ if self.replay.on_exist() == PresentArg::Replace => None,
+                    Some(known) => self.sent_of(known, previous.generation),
+                    // It is written before the first key is sent.
+                    None => Some(0),
+                };
                 if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
                     let stop = AtomicBool::new(false);
                     let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
-                    log.add_snapshot(&source.snapshot(true)?.data)?;
+                    let end = ours_before.unwrap_or(u64::MAX);
+                    log.add_snapshot_before(&source.snapshot(true)?.data, end)?;
+                }
+                if ours_before.is_some() {
+                    continue;
                 }
                 for segment in spool.segments_of_previous(previous.generation) {
                     log.add_log(&segment)?;
@@ -501,6 +527,28 @@ impl Migration<'_> {
             spool.forget_previous(previous.generation)?;
         }
         Ok(())
+    }
+
+    /// The byte of a generation's snapshot behind which nothing is known to be ours, where it is not acknowledged in
+    /// whole and the destination held keys before.
+    fn sent_of(&self, known: &Checkpoint, generation: u64) -> Option<u64> {
+        if known.was_empty || known.done {
+            return None;
+        }
+        if known.generation != generation {
+            // Before the checkpoint was one of another generation all that is of use was noted. Behind it nothing was sent.
+            return Some(0);
+        }
+        let acknowledged = match (&known.place, &known.start) {
+            (Some(place), _) if !place.in_log => place.offset,
+            (None, None) => 0,
+            _ => return None,
+        };
+        // This process would have ended where a key was there.
+        match self.begun.load(Ordering::Relaxed) == generation {
+            true => Some(known.sent),
+            false => Some(acknowledged),
+        }
     }
 
     /// Does something with the names of what was written.
@@ -521,6 +569,7 @@ impl Migration<'_> {
         was_empty: bool,
     ) -> job::Live<'s> {
         let replaces = was_empty || settings.on_exist == OnExist::Replace;
+        let on_exist = self.replay.on_exist();
         let settings = Arc::new(settings);
         let (spool_before, settings_before) = (spool.clone(), settings.clone());
         let spool_after = spool.clone();
@@ -539,6 +588,14 @@ impl Migration<'_> {
             before: Box::new(move |sink: &mut dyn Sink, stream: &mut Stream| {
                 if replaces || !is_due(&spool_before)? {
                     return Ok(());
+                }
+                if matches!(on_exist, PresentArg::Skip | PresentArg::Merge) {
+                    return Err(Error::plain(ErrorKind::Unfit(format!(
+                        "the source gave another snapshot, and {} held keys before the first one: which of the keys there \
+                         are the source's is not known with --on-exist skip or merge. Go on with --on-exist replace, or \
+                         remove them and begin anew with other names for --rdb and --aof",
+                        self.to.address
+                    ))));
                 }
                 // Keys of others may be there: ours go first, so that each of the new snapshot can be looked at.
                 let gone = self.with_keys(|log| {

@@ -78,6 +78,9 @@ const SWAP: u8 = 0x80;
 /// An entry's first byte: a function library.
 const LIBRARY: u8 = 0x81;
 
+/// An entry's first byte: a key that is not ours, by its database and name at the destination.
+const OTHERS: u8 = 0x82;
+
 /// Where function libraries are compared, behind all keys. Servers count their databases in 31 bits.
 const LIBRARIES: u64 = u64::MAX;
 
@@ -124,6 +127,7 @@ pub struct KeyLog {
 enum Entry<'a> {
     Key { db: u64, seen: Seen, key: &'a [u8] },
     Library(&'a [u8]),
+    Others(u64, &'a [u8]),
     Swap(u64, u64),
 }
 
@@ -303,8 +307,13 @@ impl KeyLog {
     /// Adds all keys and function libraries of a snapshot. Where it is broken, what stands before counts. Returns how
     /// many keys it has.
     pub fn add_snapshot(&mut self, rdb: &[u8]) -> Result<u64> {
+        self.add_snapshot_before(rdb, u64::MAX)
+    }
+
+    /// As [`KeyLog::add_snapshot`], of what stands before a byte: nothing behind it was written.
+    pub fn add_snapshot_before(&mut self, rdb: &[u8], end: u64) -> Result<u64> {
         let mut keys = 0;
-        let broken = for_each_name_of(rdb, true, |named| match named {
+        let broken = for_each_name_of(rdb, true, end, |named| match named {
             Named::Key(db, key, ty) => {
                 keys += 1;
                 self.add(db, Seen::in_snapshot(ty), key)
@@ -315,6 +324,12 @@ impl KeyLog {
         drop(broken);
         self.flush()?;
         Ok(keys)
+    }
+
+    /// Notes that a key belongs to others, by its database and name at the destination: it is never deleted.
+    pub fn add_others(&mut self, db: u64, name: &[u8]) -> Result<()> {
+        self.append(OTHERS, db, name)?;
+        self.flush()
     }
 
     /// Adds the keys of all commands of an append-only file that may have written them. The file begins in database 0,
@@ -580,6 +595,7 @@ fn entry<'a>(c: &mut Cursor<'a>) -> Result<Entry<'a>> {
     let name = c.take_len(other)?;
     Ok(match first {
         LIBRARY => Entry::Library(name),
+        OTHERS => Entry::Others(number, name),
         _ => Entry::Key {
             db: number,
             seen: Seen(first),
@@ -617,10 +633,12 @@ enum Named<'a> {
 }
 
 /// Gives every key and library of a snapshot to `f`. Where the file is broken, what is wrong with it is returned.
-/// `broken_names`: what has a name that cannot be read is passed over.
+/// `broken_names`: what has a name that cannot be read is passed over. `end`: what begins at this byte, or behind it, is
+/// not looked at.
 fn for_each_name_of(
     data: &[u8],
     broken_names: bool,
+    end: u64,
     mut f: impl FnMut(Named<'_>) -> Result<()>,
 ) -> Result<Option<Error>> {
     let file = Cursor::new(data, 0);
@@ -635,6 +653,9 @@ fn for_each_name_of(
     let mut templates = Templates::default();
     let mut db = 0;
     loop {
+        if reader.c.pos() as u64 >= end {
+            return Ok(None);
+        }
         let record = match reader.next() {
             Ok(record) => record,
             Err(error) => return Ok(Some(error)),
@@ -949,7 +970,7 @@ fn compare(
     let mut sorter = Sorter::new(limits);
     let has_libraries = aim.has_libraries();
     if let Some(snapshot) = snapshot {
-        let broken = for_each_name_of(snapshot, false, |named| {
+        let broken = for_each_name_of(snapshot, false, u64::MAX, |named| {
             progress.check_stop()?;
             let at = match named {
                 Named::Key(db, key, _) => aim.at(db, key, None, &mut room),
@@ -982,6 +1003,15 @@ fn compare(
                         db: LIBRARIES,
                         hash: names.of(name),
                         place,
+                    })?;
+                    continue;
+                }
+                Entry::Others(db, name) => {
+                    // As a key of the new snapshot, it comes before its equals.
+                    sorter.add(Mark {
+                        db,
+                        hash: names.of(name),
+                        place: 0,
                     })?;
                     continue;
                 }
@@ -1029,7 +1059,7 @@ fn compare(
                 &room
             }
             (Entry::Key { key: name, .. } | Entry::Library(name), _) => name,
-            (Entry::Swap(..), _) => continue,
+            (Entry::Others(..) | Entry::Swap(..), _) => continue,
         };
         gone += 1;
         each(mark.db, name)?;
@@ -1530,7 +1560,7 @@ mod tests {
             files += 1;
             let bytes = std::fs::read(&path).unwrap();
             let mut keys = Keys::new();
-            let broken = for_each_name_of(&bytes, false, |named| {
+            let broken = for_each_name_of(&bytes, false, u64::MAX, |named| {
                 if let Named::Key(db, key, _) = named {
                     keys.insert((db, key.to_vec()));
                 }
@@ -1748,6 +1778,42 @@ mod tests {
         }
         // They are no keys.
         assert_eq!(gone(&log, &none()), "0:k");
+    }
+
+    #[test]
+    fn what_was_not_sent_and_what_belongs_to_others_stays() {
+        let (dir, mut log) = new_log();
+        let file = rdb([(0, &b"a"[..]), (0, b"b"), (1, b"c"), (1, b"d")]);
+        // Each has a SELECTDB of two bytes and a record of five.
+        for (end, keys) in [(0, 0), (9, 0), (12, 1), (18, 1), (19, 2), (file.len(), 4)] {
+            log.clear().unwrap();
+            assert_eq!(
+                log.add_snapshot_before(&file, end as u64).unwrap(),
+                keys,
+                "{end}"
+            );
+        }
+        log.add_log(&aof(&dir, "SET e 1")).unwrap();
+        // They are named as the destination has them.
+        let settings = Settings {
+            transform: Transform {
+                rename_prefix: vec![(Vec::new(), b"x:".to_vec())],
+                db_map: BTreeMap::from([(1, 5)]),
+                ..Transform::default()
+            },
+            ..Settings::default()
+        };
+        log.add_others(5, b"x:c").unwrap();
+        log.add_others(0, b"x:d").unwrap();
+        log.add_others(0, b"x:e").unwrap();
+        let path = log.path().to_owned();
+        drop(log);
+        let log = KeyLog::open(&path).unwrap();
+        assert_eq!(written(&log, None, &settings), "0:x:a 0:x:b 5:x:d");
+        assert_eq!(
+            written(&log, Some(&rdb([(0, &b"b"[..])])), &settings),
+            "0:x:a 5:x:d"
+        );
     }
 
     #[test]

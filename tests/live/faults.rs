@@ -243,6 +243,72 @@ fn a_backlog_that_was_too_short_when_much_was_removed_already() {
     live.terminate();
 }
 
+/// Where others have keys, a new snapshot that comes while the one before it is under way: what was sent of that goes,
+/// and what others have stays.
+#[test]
+fn a_new_snapshot_in_the_middle_of_one_where_others_have_keys() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 4000);
+    let mut theirs = target.servers()[0].client();
+    call!(theirs, "SET", "theirs", "old");
+    let (from, to) = (Relay::start(source.port), Relay::start(target.port()));
+    to.delay(5, 5);
+    let slow = ["--connections", "2", "--pipeline", "16"];
+    let mut live = Live::new(from.port, to.port, &slow).started();
+    live.until("a part of the snapshot", SOON, |_| target.keys() > 400);
+    from.refuse(true);
+    from.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    for i in (0..4000).step_by(3) {
+        call!(client, "DEL", format!("filled:{i}"));
+    }
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    assert!(target.keys() < 4000);
+    from.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    to.delay(0, 0);
+    live.acknowledges(&source);
+    live.catches_up();
+    assert_eq!(call!(theirs, "GETDEL", "theirs").text(), "old");
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// A key of others that has ended a run is still theirs when the source has begun anew meanwhile.
+#[test]
+fn a_key_of_others_survives_a_new_snapshot() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 200);
+    let mut theirs = target.servers()[0].client();
+    for how in ["fail", "skip", "merge"] {
+        target.flush();
+        call!(theirs, "RPUSH", "filled:3", "theirs");
+        let words = ["--on-exist", how];
+        let mut live = Live::new(source.port, target.port(), &words).started();
+        if how == "fail" {
+            assert_eq!(live.ends(SOON).0, 5);
+        } else {
+            live.catches_up();
+            live.kill();
+        }
+        call!(source.client(), "SET", "large", "x".repeat(1 << 20));
+        call!(source.client(), "DEL", "large");
+        let syncs = info(&source, "stats", "sync_full");
+        live.start();
+        let (code, said) = live.ends(SOON);
+        assert_eq!(code, 5, "{how}: {said}");
+        assert_eq!(info(&source, "stats", "sync_full"), syncs + 1, "{how}");
+        let there = call!(theirs, "LRANGE", "filled:3", "0", "0");
+        assert_eq!(there.all_bytes(), [b"theirs"], "{how}: {said}");
+        assert!(said.contains("--on-exist replace"), "{how}: {said}");
+    }
+}
+
 /// A library of one function that answers with a word.
 fn library(name: &str, word: &str) -> String {
     format!("#!lua name={name}\nredis.register_function('{name}', function() return '{word}' end)")
