@@ -287,7 +287,10 @@ impl Migration<'_> {
                         ..ScanOptions::new(self.from.clone(), self.names.rdb.clone())
                     },
                     progress,
-                    &mut |said| self.log.warning(&format!("{}: {said}", self.from.address)),
+                    &mut |said| {
+                        let source = self.from.address.to_string();
+                        self.log.warning(&by_name(&source, said));
+                    },
                 )?;
                 spool.set_snapshot(report.bytes)?;
             }
@@ -756,8 +759,16 @@ fn removed(gone: Removed) -> String {
 
 fn say(log: Log, source: &str, said: Said) {
     match said {
-        Said::Info(text) => log.info(&format!("{source}: {text}")),
-        Said::Warning(text) => log.warning(&format!("{source}: {text}")),
+        Said::Info(text) => log.info(&by_name(source, &text)),
+        Said::Warning(text) => log.warning(&by_name(source, &text)),
+    }
+}
+
+/// What was said of a source, with its name in front. Errors have it already.
+fn by_name(source: &str, text: &str) -> String {
+    match text.starts_with(source) {
+        true => text.to_owned(),
+        false => format!("{source}: {text}"),
     }
 }
 
@@ -837,6 +848,9 @@ impl Migration<'_> {
 
     fn stage(&self, progress: &Progress, now: &Received, sent: &Sent) -> Stage {
         let generation = self.generation.load(Ordering::Relaxed);
+        if generation == 0 && !self.is_followed() {
+            return Stage::Sync(progress.done.load(Ordering::Relaxed), None);
+        }
         if generation == 0 || self.is_followed() && !now.snapshot_whole {
             return Stage::Sync(now.snapshot_bytes, now.snapshot_total);
         }

@@ -187,6 +187,9 @@ fn is_away_for_too_long(target: &Target) {
     load.stop();
     live.acknowledges(&source);
     ends_equal(&mut live, &source, target);
+    // Each thing that is said of the source has its name once.
+    let doubled = format!("127.0.0.1:{0}: 127.0.0.1:{0}", relay.port);
+    assert!(!live.said().contains(&doubled), "{}", live.said());
     live.terminate();
 }
 
