@@ -409,7 +409,7 @@ impl Migration<'_> {
                 }),
                 saved: self.janitor(spool, &due),
                 refused: Arc::new(|reject: &Reject| match (&reject.command[..], reject.db) {
-                    // It was there, and may be of others.
+                    // It was there, and may be of others. A name above 4 KiB is cut here, and known to nobody by that.
                     ("EXISTS", Some(db)) => self.with_keys(|log| log.add_others(db, &reject.key)),
                     _ => Ok(()),
                 }),
