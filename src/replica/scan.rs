@@ -7,7 +7,8 @@
 //! held in memory.
 //!
 //! It is no snapshot of one moment. A key that changes meanwhile is there as it was when it was asked for, one that
-//! vanishes is not there, and one that is made meanwhile may be missing.
+//! vanishes is not there, and one that is made meanwhile may be missing. Its expiry is asked for before its value, because
+//! it stands before it in the file: where both change between the two questions, the value has the expiry of the one before.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
