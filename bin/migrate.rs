@@ -22,7 +22,7 @@ use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
 use redis_migration::replica::receive::{self, Live, Progress as Received, Said};
-use redis_migration::replica::removals::{self, KeyLog};
+use redis_migration::replica::removals::{self, KeyLog, Removed};
 use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
@@ -31,9 +31,10 @@ use redis_migration::server::import;
 use redis_migration::server::preflight::Destination;
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
+use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind, Result};
 
-use crate::args::{MethodArg, MigrateArgs, ReplayArgs, UntilArg};
+use crate::args::{MethodArg, MigrateArgs, PresentArg, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
 use crate::outcome::Exit;
 use crate::replay::{self, Attempt, Early, LiveRun, Run, Saved};
@@ -104,6 +105,8 @@ pub fn run(args: &MigrateArgs) -> Exit {
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
         settled: AtomicBool::new(false),
+        begun: AtomicU64::new(0),
+        keys: Mutex::default(),
     };
     let progress = Progress::default();
     let mut watch = Watch {
@@ -139,8 +142,13 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
+    /// The last of them that this process sent from its first byte on.
+    begun: AtomicU64,
     /// Whether the source is quiet, and everything at the destination has its true expiry.
     settled: AtomicBool,
+    /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
+    /// looks at them, and the file cannot be opened twice.
+    keys: Mutex<Option<KeyLog>>,
 }
 
 /// How far the destination has acknowledged the delta.
@@ -283,7 +291,10 @@ impl Migration<'_> {
                         ..ScanOptions::new(self.from.clone(), self.names.rdb.clone())
                     },
                     progress,
-                    &mut |said| self.log.warning(&format!("{}: {said}", self.from.address)),
+                    &mut |said| {
+                        let source = self.from.address.to_string();
+                        self.log.warning(&by_name(&source, said));
+                    },
                 )?;
                 spool.set_snapshot(report.bytes)?;
             }
@@ -432,13 +443,17 @@ impl Migration<'_> {
             }
             let known = Checkpoint::load(&self.names.checkpoint())?;
             let was_empty = known.as_ref().map(|known| known.was_empty);
+            let before = known.clone();
             let earlier = known
                 .as_ref()
                 .filter(|known| known.generation != generation)
                 .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
+            self.note_keys_before(spool, before.as_ref())?;
+            if known.is_none() {
+                self.begun.store(generation, Ordering::Relaxed);
+            }
             self.warn_of_the_time_between(known.as_ref());
-            self.note_keys_before(spool)?;
             let hooks_spool = spool.clone();
             let live = LiveRun {
                 generation,
@@ -449,6 +464,11 @@ impl Migration<'_> {
                     ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
                 }),
                 saved: self.janitor(spool, &due),
+                refused: Arc::new(|reject: &Reject| match (&reject.command[..], reject.db) {
+                    // It was there, and may be of others. A name above 4 KiB is cut here, and known to nobody by that.
+                    ("EXISTS", Some(db)) => self.with_keys(|log| log.add_others(db, &reject.key)),
+                    _ => Ok(()),
+                }),
             };
             let run = self.run(progress, Some(live));
             let attempt = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
@@ -525,7 +545,10 @@ impl Migration<'_> {
     }
 
     /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
-    fn note_keys_before(&self, spool: &Spool) -> Result<()> {
+    /// `known`: how far the last one was sent. Where others may have keys of the same names, what was not sent is not
+    /// ours; nor is it known of what another process sent and nobody acknowledged, which ends the run where the new
+    /// snapshot has it.
+    fn note_keys_before(&self, spool: &Spool, known: Option<&Checkpoint>) -> Result<()> {
         let state = spool.state();
         // Where everything is kept, there may be some of which all that is gone was removed long ago.
         let of_use = |generation: u64| generation >= state.reconciled;
@@ -536,22 +559,64 @@ impl Migration<'_> {
         {
             return Ok(());
         }
-        let mut log = KeyLog::open(&self.names.keys())?;
-        for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
-            if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
-                let stop = AtomicBool::new(false);
-                let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
-                log.add_snapshot(&source.snapshot(true)?.data)?;
+        self.with_keys(|log| {
+            for previous in state.previous.iter().filter(|p| of_use(p.generation)) {
+                let ours_before = match known {
+                    _ if self.replay.on_exist() == PresentArg::Replace => None,
+                    Some(known) => self.sent_of(known, previous.generation),
+                    // It is written before the first key is sent.
+                    None => Some(0),
+                };
+                if let Some(rdb) = spool.rdb_of_previous(previous.generation) {
+                    let stop = AtomicBool::new(false);
+                    let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
+                    let end = ours_before.unwrap_or(u64::MAX);
+                    log.add_snapshot_before(&source.snapshot(true)?.data, end)?;
+                }
+                if ours_before.is_some() {
+                    continue;
+                }
+                for segment in spool.segments_of_previous(previous.generation) {
+                    log.add_log(&segment)?;
+                }
             }
-            for segment in spool.segments_of_previous(previous.generation) {
-                log.add_log(&segment)?;
-            }
-        }
-        log.sync()?;
+            log.sync()
+        })?;
         for previous in &state.previous {
             spool.forget_previous(previous.generation)?;
         }
         Ok(())
+    }
+
+    /// The byte of a generation's snapshot behind which nothing is known to be ours, where it is not acknowledged in
+    /// whole and the destination held keys before.
+    fn sent_of(&self, known: &Checkpoint, generation: u64) -> Option<u64> {
+        if known.was_empty || known.done {
+            return None;
+        }
+        if known.generation != generation {
+            // Before the checkpoint was one of another generation all that is of use was noted. Behind it nothing was sent.
+            return Some(0);
+        }
+        let acknowledged = match (&known.place, &known.start) {
+            (Some(place), _) if !place.in_log => place.offset,
+            (None, None) => 0,
+            _ => return None,
+        };
+        // This process would have ended where a key was there.
+        match self.begun.load(Ordering::Relaxed) == generation {
+            true => Some(known.sent),
+            false => Some(acknowledged),
+        }
+    }
+
+    /// Does something with the names of what was written.
+    fn with_keys<T>(&self, act: impl FnOnce(&mut KeyLog) -> Result<T>) -> Result<T> {
+        let mut keys = lock(&self.keys);
+        match &mut *keys {
+            Some(log) => act(log),
+            none => act(none.insert(KeyLog::open(&self.names.keys())?)),
+        }
     }
 
     /// What is done beside the sending.
@@ -563,6 +628,7 @@ impl Migration<'_> {
         was_empty: bool,
     ) -> job::Live<'s> {
         let replaces = was_empty || settings.on_exist == OnExist::Replace;
+        let on_exist = self.replay.on_exist();
         let settings = Arc::new(settings);
         let (spool_before, settings_before) = (spool.clone(), settings.clone());
         let spool_after = spool.clone();
@@ -582,12 +648,21 @@ impl Migration<'_> {
                 if replaces || !is_due(&spool_before)? {
                     return Ok(());
                 }
+                if matches!(on_exist, PresentArg::Skip | PresentArg::Merge) {
+                    return Err(Error::plain(ErrorKind::Unfit(format!(
+                        "the source gave another snapshot, and {} held keys before the first one: which of the keys there \
+                         are the source's is not known with --on-exist skip or merge. Go on with --on-exist replace, or \
+                         remove them and begin anew with other names for --rdb and --aof",
+                        self.to.address
+                    ))));
+                }
                 // Keys of others may be there: ours go first, so that each of the new snapshot can be looked at.
-                let log = KeyLog::open(&self.names.keys())?;
-                let gone = removals::write_all(&log, &settings_before, stream, sink, progress)?;
+                let gone = self.with_keys(|log| {
+                    removals::write_all(log, &settings_before, stream, sink, progress)
+                })?;
                 self.log.info(&format!(
-                    "{} keys of the source's earlier snapshot are removed before its new one is sent",
-                    HumanCount(gone)
+                    "{} of the source's earlier snapshot are removed before its new one is sent",
+                    removed(gone)
                 ));
                 Ok(())
             }),
@@ -598,12 +673,12 @@ impl Migration<'_> {
                 let stop = AtomicBool::new(false);
                 let new = Source::open(&self.names.rdb, &OpenOptions::default(), &stop)?;
                 let new = new.snapshot(true)?;
-                let log = KeyLog::open(&self.names.keys())?;
-                let gone =
-                    removals::write_removals(&log, &new.data, &settings, stream, sink, progress)?;
+                let gone = self.with_keys(|log| {
+                    removals::write_removals(log, &new.data, &settings, stream, sink, progress)
+                })?;
                 self.log.info(&format!(
-                    "{} keys that the source does not hold any more are removed",
-                    HumanCount(gone)
+                    "{} that the source does not hold any more are removed",
+                    removed(gone)
                 ));
                 Ok(())
             }),
@@ -611,7 +686,7 @@ impl Migration<'_> {
                 if is_due(&spool_after)? {
                     spool_after.set_reconciled(generation)?;
                     // What is written from now on is in the new snapshot, or behind it.
-                    KeyLog::open(&self.names.keys())?.clear()?;
+                    self.with_keys(KeyLog::clear)?;
                 }
                 Ok(())
             }),
@@ -697,16 +772,12 @@ impl Migration<'_> {
     }
 
     fn release(&self, spool: &Spool, due: &Receiver<u64>) -> Result<()> {
-        let mut log: Option<KeyLog> = None;
         for seq in due {
             for before in spool.segments().into_iter().filter(|before| *before < seq) {
-                if log.is_none() {
-                    log = Some(KeyLog::open(&self.names.keys())?);
-                }
-                if let Some(log) = &mut log {
+                self.with_keys(|log| {
                     log.add_log(&self.names.segment(before))?;
-                    log.sync()?;
-                }
+                    log.sync()
+                })?;
             }
             spool.release_before(seq)?;
         }
@@ -734,10 +805,27 @@ impl Migration<'_> {
     }
 }
 
+/// What was removed, for people.
+fn removed(gone: Removed) -> String {
+    let keys = format!("{} keys", HumanCount(gone.keys));
+    match gone.libraries {
+        0 => keys,
+        n => format!("{keys} and {} function libraries", HumanCount(n)),
+    }
+}
+
 fn say(log: Log, source: &str, said: Said) {
     match said {
-        Said::Info(text) => log.info(&format!("{source}: {text}")),
-        Said::Warning(text) => log.warning(&format!("{source}: {text}")),
+        Said::Info(text) => log.info(&by_name(source, &text)),
+        Said::Warning(text) => log.warning(&by_name(source, &text)),
+    }
+}
+
+/// What was said of a source, with its name in front. Errors have it already.
+fn by_name(source: &str, text: &str) -> String {
+    match text.starts_with(source) {
+        true => text.to_owned(),
+        false => format!("{source}: {text}"),
     }
 }
 
@@ -817,6 +905,9 @@ impl Migration<'_> {
 
     fn stage(&self, progress: &Progress, now: &Received, sent: &Sent) -> Stage {
         let generation = self.generation.load(Ordering::Relaxed);
+        if generation == 0 && !self.is_followed() {
+            return Stage::Sync(progress.done.load(Ordering::Relaxed), None);
+        }
         if generation == 0 || self.is_followed() && !now.snapshot_whole {
             return Stage::Sync(now.snapshot_bytes, now.snapshot_total);
         }

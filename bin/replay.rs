@@ -121,6 +121,8 @@ pub struct LiveRun<'a> {
     pub hooks: Box<Hooks<'a>>,
     /// Told whenever it was written down how far all is acknowledged.
     pub saved: Arc<Saved<'a>>,
+    /// Told of each key that the destination refused.
+    pub refused: Arc<Refused<'a>>,
 }
 
 /// How inputs are written to a destination.
@@ -137,6 +139,9 @@ pub type Hooks<'a> = dyn Fn(&Settings, bool) -> Live<'a> + Send + 'a;
 
 /// Told how far all is acknowledged.
 pub type Saved<'a> = dyn Fn(&Keeper, &Place) + Send + Sync + 'a;
+
+/// Told of a key that was refused.
+pub type Refused<'a> = dyn Fn(&Reject) -> Result<(), Error> + Send + Sync + 'a;
 
 /// How an attempt ended.
 pub enum Attempt<'a> {
@@ -535,7 +540,13 @@ impl<'a> Run<'a> {
             resumed: false,
             reject: {
                 let rejects = rejects.clone();
-                Box::new(move |reject: &Reject| lock(&rejects).add(reject))
+                let refused = self.live.as_ref().map(|live| live.refused.clone());
+                Box::new(move |reject: &Reject| {
+                    if let Some(refused) = &refused {
+                        refused(reject)?;
+                    }
+                    lock(&rejects).add(reject)
+                })
             },
             save: {
                 let keeper = keeper.clone();

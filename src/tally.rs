@@ -72,6 +72,8 @@ pub enum Limit {
     KeyMeta,
     /// Seen and active times of stream consumers.
     ConsumerTimes,
+    /// Active times of stream consumers, which RESTORE carries from 7.2 on.
+    ActiveTimes,
     /// Consumers without pending entries, before 6.2.
     IdleConsumers,
     /// Idempotence settings and records, before 8.6.2.
@@ -104,6 +106,7 @@ impl Limit {
             Limit::Frequencies => "frequencies",
             Limit::KeyMeta => "key_metadata",
             Limit::ConsumerTimes => "consumer_times",
+            Limit::ActiveTimes => "active_times",
             Limit::IdleConsumers => "idle_consumers",
             Limit::Idmp => "idmp",
             Limit::IdmpDeleted => "idmp_deleted",
@@ -138,6 +141,7 @@ impl Limit {
             Limit::ConsumerTimes => {
                 "stream consumers lose their seen and active times, which no command sets: --mode restore keeps them"
             }
+            Limit::ActiveTimes => "stream consumers lose their active times, which need Redis 7.2",
             Limit::IdleConsumers => {
                 "stream consumers without pending entries were left out: they need Redis 6.2"
             }

@@ -717,7 +717,7 @@ impl Encoder<'_> {
             let shifted = ty.has_field_expiry() && self.settings.transform.changes_expiry();
             let cut = self.settings.mode == Mode::Auto && large && !self.only_restore(ty);
             if !cut && !shifted {
-                match self.restore(one, c.pos(), out)? {
+                match self.restore(one, c.pos(), out, tally)? {
                     restore::Done::Outcome(outcome) => {
                         if matches!(outcome, Outcome::Written) {
                             self.restored = true;
@@ -778,10 +778,18 @@ impl Encoder<'_> {
                 return Ok(Outcome::needs("XNACK", Feature::Xnack, target));
             }
             _ if self.only_restore(ty) => {
-                // It is here, and not on its way as RESTORE, because the payload's expiries would have to change.
-                let error = "the expiries of its fields cannot be changed inside a RESTORE payload, and the \
-                             dialect has no commands for them"
-                    .to_owned();
+                // It is here, and not on its way as RESTORE, because the payload would have to change.
+                let error = match kind {
+                    Kind::Hash => {
+                        "the expiries of its fields cannot be changed inside a RESTORE payload, and the dialect has no \
+                         commands for them"
+                    }
+                    _ => {
+                        "it holds an entry of a size that servers before and after 8.8 store differently, and the \
+                         dialect has no commands for it"
+                    }
+                }
+                .to_owned();
                 return Ok(Outcome::Rejected {
                     command: "RESTORE",
                     error,

@@ -1,7 +1,8 @@
 //! Keys of a snapshot → RESTORE, from their raw span (FORMAT §5.2).
 
 use super::encode::{Encoder, OnExist, One, Outcome};
-use super::target::Feature;
+use super::stream::{count_what_is_lost, has_released};
+use super::target::{Feature, Target};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
 use crate::encoding::crc64::{Crc64, crc64};
@@ -9,7 +10,9 @@ use crate::encoding::length::write_length;
 use crate::encoding::listpack::Boundary;
 use crate::error::{ErrorKind, Result};
 use crate::resp::write::{LARGE, Out};
+use crate::tally::Tally;
 use crate::value::hash::{self, Source};
+use crate::value::stream::for_each_piece_as;
 use crate::value::{Head, Kind, TypeByte, check};
 
 /// The largest payload that one argument may hold by default.
@@ -33,6 +36,22 @@ pub(super) fn version(ty: TypeByte) -> u16 {
     }
 }
 
+/// The type under which a payload is written. A stream that is too new for the target is written as the newest type of
+/// stream that it takes: each has only fields more than the one before it.
+fn written_as(ty: TypeByte, target: &Target) -> TypeByte {
+    use TypeByte::{Hash, StreamListpacks, StreamListpacks2, StreamListpacks3};
+    if ty.is_template() {
+        return Hash;
+    }
+    if ty.kind() != Kind::Stream || target.takes_payload(ty.restore_version()) {
+        return ty;
+    }
+    [StreamListpacks3, StreamListpacks2, StreamListpacks]
+        .into_iter()
+        .find(|older| older.byte() < ty.byte() && target.takes_payload(older.restore_version()))
+        .unwrap_or(ty)
+}
+
 impl Encoder<'_> {
     /// Writes a key as RESTORE. Its value, which ends at `value_end`, is checked deeply before: servers
     /// by default look at little more than the checksum, and stumble later.
@@ -41,15 +60,17 @@ impl Encoder<'_> {
         one: &One<'_, '_>,
         value_end: usize,
         out: &mut Out<'_>,
+        tally: &mut Tally,
     ) -> Result<Done> {
         let settings = self.settings;
         let target = &settings.target;
         let ty = one.record.ty;
+        let written = written_as(ty, target);
         let meta = one.record.attributes.meta.filter(|_| self.takes_meta());
         let version = if meta.is_some() {
-            version(ty).max(13)
+            written.restore_version().max(13)
         } else {
-            version(ty)
+            written.restore_version()
         };
         let rejected = |error| {
             Ok(Done::Outcome(Outcome::Rejected {
@@ -87,12 +108,26 @@ impl Encoder<'_> {
         }
         let meta = meta.map_or(&[][..], |(from, to)| one.value.slice(from, to));
         let body = one.value.slice(one.value.pos(), value_end);
-        let template_len = if ty.is_template() {
+        let other_len = if ty.is_template() {
             Some(self.template_hash(one, |_| Ok(()))?)
+        } else if written != ty {
+            if has_released(one)? {
+                return Ok(Done::Outcome(Outcome::needs(
+                    "XNACK",
+                    Feature::Xnack,
+                    target,
+                )));
+            }
+            let mut len = 0;
+            for_each_piece_as(one.value, ty, written, |piece| {
+                len += piece.len() as u64;
+                Ok(())
+            })?;
+            Some(len)
         } else {
             None
         };
-        let payload = (meta.len() + 1 + FOOTER) as u64 + template_len.unwrap_or(body.len() as u64);
+        let payload = (meta.len() + 1 + FOOTER) as u64 + other_len.unwrap_or(body.len() as u64);
         if payload > MOST_PAYLOAD {
             return rejected(format!(
                 "its payload of {payload} bytes is more than one argument may hold (512 MiB); --mode commands cuts it"
@@ -122,12 +157,8 @@ impl Encoder<'_> {
         // A time before 1970 is as past as one just after it, and 0 would mean none.
         out.bulk_int(expiry.map_or(0, |at| at.max(1)));
         out.bulk_head(payload);
-        let type_byte = if ty.is_template() {
-            TypeByte::Hash.byte()
-        } else {
-            ty.byte()
-        };
-        if template_len.is_none() && payload < LARGE as u64 {
+        let type_byte = written.byte();
+        if other_len.is_none() && payload < LARGE as u64 {
             let start = out.pos();
             out.raw(meta);
             out.raw(&[type_byte]);
@@ -143,11 +174,12 @@ impl Encoder<'_> {
             };
             put(out, meta)?;
             put(out, &[type_byte])?;
-            match template_len {
-                None => put(out, body)?,
-                Some(_) => {
-                    self.template_hash(one, |bytes| put(out, bytes))?;
-                }
+            if ty.is_template() {
+                self.template_hash(one, |bytes| put(out, bytes))?;
+            } else if written != ty {
+                for_each_piece_as(one.value, ty, written, |piece| put(out, piece))?;
+            } else {
+                put(out, body)?;
             }
             put(out, &version.to_le_bytes())?;
             out.raw(&crc.value().to_le_bytes());
@@ -169,6 +201,9 @@ impl Encoder<'_> {
             out.bulk_int(i64::from(n));
         }
         out.end()?;
+        if ty.kind() == Kind::Stream && written != ty {
+            count_what_is_lost(one, written, tally)?;
+        }
         if let (Some(at), false) = (one.expire_at_ms, options) {
             self.expire(one.key, at, out)?;
         }

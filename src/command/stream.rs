@@ -435,6 +435,34 @@ pub(super) fn has_released(one: &One<'_, '_>) -> Result<bool> {
     Ok(released)
 }
 
+/// Counts what a stream does not have any more that is written as an older type.
+pub(super) fn count_what_is_lost(
+    one: &One<'_, '_>,
+    older: TypeByte,
+    tally: &mut Tally,
+) -> Result<()> {
+    let tail = tail_of(one)?;
+    let mut consumers = 0;
+    tail.groups.for_each(|group| {
+        consumers += group.consumers.count;
+        Ok(())
+    })?;
+    let ty = one.record.ty;
+    let (before_7_2, before_7_0) = (
+        older != TypeByte::StreamListpacks3,
+        older == TypeByte::StreamListpacks,
+    );
+    if before_7_2 && ty != TypeByte::StreamListpacks2 {
+        tally.limit(Limit::ActiveTimes, consumers);
+    }
+    tally.limit(Limit::StreamCounters, u64::from(before_7_0));
+    let differs = tail.idmp.is_some_and(|idmp| {
+        (idmp.duration_secs, idmp.max_size) != IDMP_DEFAULT || idmp.records > 0
+    });
+    tally.limit(Limit::Idmp, u64::from(differs));
+    Ok(())
+}
+
 fn bulk_id(out: &mut Out<'_>, id: Id) {
     let mut text = [0; 41];
     let (mut ms, mut seq) = (itoa::Buffer::new(), itoa::Buffer::new());

@@ -9,6 +9,9 @@
 //! file holds; the names stay in the log, which is mapped. The hash is SipHash with keys of this process, so that
 //! nobody can choose names that collide.
 //!
+//! Function libraries are as keys of a database of their own: those that were written are in the log by their names,
+//! and those that the new snapshot does not have are deleted.
+//!
 //! What is not seen: keys that a script writes without declaring them, and commands that no known server has.
 
 use std::cmp::Reverse;
@@ -26,14 +29,15 @@ use crate::aof::read::{Event, Reader as LogReader, inside};
 use crate::command::encode::{RENAME_BYTES, Settings};
 use crate::command::keys::for_each_key;
 use crate::command::table::lookup;
+use crate::command::target::{Dialect, Feature};
 use crate::cursor::Cursor;
 use crate::encoding::crc64::Crc64;
 use crate::encoding::length::{length, write_length};
-use crate::encoding::string::Scratch;
+use crate::encoding::string::{Scratch, string};
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Mapped;
 use crate::pipeline::{Progress, Stream};
-use crate::rdb::{Format, Reader, Record};
+use crate::rdb::{Format, Function, Reader, Record, opcode};
 use crate::resp::parse::{Command, Record as LogRecord};
 use crate::resp::write::{Block, Blocks, Out};
 use crate::sink::Sink;
@@ -71,6 +75,19 @@ const TYPES: [&str; 8] = [
 const OF_SNAPSHOT: u8 = 0x40;
 /// An entry's first byte: SWAPDB.
 const SWAP: u8 = 0x80;
+/// An entry's first byte: a function library.
+const LIBRARY: u8 = 0x81;
+
+/// An entry's first byte: a key that is not ours, by its database and name at the destination.
+const OTHERS: u8 = 0x82;
+/// The first byte of a frame's first entry: what stands before the frame is forgotten.
+const CLEARED: u8 = 0x83;
+
+/// Where function libraries are compared, behind all keys. Servers count their databases in 31 bits.
+const LIBRARIES: u64 = u64::MAX;
+
+/// Version and checksum behind the libraries of FUNCTION DUMP.
+const FOOTER_BYTES: usize = 10;
 
 /// How much memory a comparison takes. It changes no outcome.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +113,8 @@ impl Default for Limits {
 pub struct KeyLog {
     file: File,
     path: PathBuf,
+    /// Where the first frame is that was not forgotten.
+    begin: u64,
     /// Where the next frame goes.
     end: u64,
     frame: Vec<u8>,
@@ -111,7 +130,10 @@ pub struct KeyLog {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Entry<'a> {
     Key { db: u64, seen: Seen, key: &'a [u8] },
+    Library(&'a [u8]),
+    Others(u64, &'a [u8]),
     Swap(u64, u64),
+    Cleared,
 }
 
 /// How a key came into the log: its type, or 0 where that is not known, and [`OF_SNAPSHOT`].
@@ -217,6 +239,7 @@ impl KeyLog {
         let mut log = KeyLog {
             file,
             path: path.to_owned(),
+            begin: HEADER.len() as u64,
             end: HEADER.len() as u64,
             frame: Vec::new(),
             recent: Vec::new(),
@@ -242,8 +265,13 @@ impl KeyLog {
         let mut end = HEADER.len();
         while let Some(frame) = frame_at(bytes, end) {
             for (place, entry) in entries(bytes, frame.clone()) {
-                if let Entry::Swap(a, b) = entry {
-                    log.swaps.add(a, b, place);
+                match entry {
+                    Entry::Swap(a, b) => log.swaps.add(a, b, place),
+                    Entry::Cleared => {
+                        log.swaps = Swaps::default();
+                        log.begin = end as u64;
+                    }
+                    Entry::Key { .. } | Entry::Library(_) | Entry::Others(..) => {}
                 }
             }
             end = frame.end;
@@ -266,17 +294,47 @@ impl KeyLog {
         self.end == HEADER.len() as u64 && self.frame.is_empty()
     }
 
-    /// Forgets everything. That is right once a new snapshot is loaded and [`write_removals`] has ended and was
-    /// acknowledged: what the destination holds then is in that snapshot.
+    /// Forgets everything but the keys of others. That is right once a new snapshot is loaded and [`write_removals`] has
+    /// ended and was acknowledged: what the destination holds then is in that snapshot.
     pub fn clear(&mut self) -> Result<()> {
+        let mut others = vec![CLEARED];
+        write_length(&mut others, 0);
+        write_length(&mut others, 0);
+        let none = others.len();
+        {
+            let map = self.map()?;
+            let bytes = &map.bytes()[..map.bytes().len().min(self.end as usize)];
+            let mut pos = self.begin as usize;
+            while let Some(frame) = frame_at(bytes, pos) {
+                pos = frame.end;
+                for (_, entry) in entries(bytes, frame) {
+                    if let Entry::Others(db, name) = entry {
+                        others.push(OTHERS);
+                        write_length(&mut others, db);
+                        write_length(&mut others, name.len() as u64);
+                        others.extend_from_slice(name);
+                    }
+                }
+            }
+        }
         self.frame.clear();
         self.recent = Vec::new();
         self.swaps = Swaps::default();
+        if others.len() > none {
+            // They were refused one by one, and are few. In one frame they are there, or what was before is.
+            let begin = self.end;
+            self.frame = others;
+            self.sync()?;
+            self.begin = begin;
+            return Ok(());
+        }
+        // In this order it is a key log at every moment.
         self.file
-            .set_len(0)
-            .and_then(|()| self.file.write_all_at(HEADER, 0))
+            .write_all_at(HEADER, 0)
+            .and_then(|()| self.file.set_len(HEADER.len() as u64))
             .map_err(|e| self.cannot_write(e))?;
-        self.end = HEADER.len() as u64;
+        self.begin = HEADER.len() as u64;
+        self.end = self.begin;
         Ok(())
     }
 
@@ -286,17 +344,32 @@ impl KeyLog {
         self.file.sync_data().map_err(|e| self.cannot_write(e))
     }
 
-    /// Adds all keys of a snapshot. Where it is broken, what stands before counts. Returns how many keys it has.
+    /// Adds all keys and function libraries of a snapshot. Where it is broken, what stands before counts. Returns how
+    /// many keys it has.
     pub fn add_snapshot(&mut self, rdb: &[u8]) -> Result<u64> {
+        self.add_snapshot_before(rdb, u64::MAX)
+    }
+
+    /// As [`KeyLog::add_snapshot`], of what stands before a byte: nothing behind it was written.
+    pub fn add_snapshot_before(&mut self, rdb: &[u8], end: u64) -> Result<u64> {
         let mut keys = 0;
-        let broken = for_each_key_of(rdb, true, |db, key, ty| {
-            keys += 1;
-            self.add(db, Seen::in_snapshot(ty), key)
+        let broken = for_each_name_of(rdb, true, end, |named| match named {
+            Named::Key(db, key, ty) => {
+                keys += 1;
+                self.add(db, Seen::in_snapshot(ty), key)
+            }
+            Named::Library(name) => self.append(LIBRARY, 0, name),
         })?;
         // Whoever loads it reports what is wrong with it.
         drop(broken);
         self.flush()?;
         Ok(keys)
+    }
+
+    /// Notes that a key belongs to others, by its database and name at the destination: it is never deleted.
+    pub fn add_others(&mut self, db: u64, name: &[u8]) -> Result<()> {
+        self.append(OTHERS, db, name)?;
+        self.flush()
     }
 
     /// Adds the keys of all commands of an append-only file that may have written them. The file begins in database 0,
@@ -347,6 +420,7 @@ impl KeyLog {
             // They make no key.
             "DEL" | "UNLINK" | "EXPIRE" | "PEXPIRE" | "EXPIREAT" | "PEXPIREAT" | "PERSIST"
             | "TOUCH" => {}
+            "FUNCTION" => self.add_libraries(command)?,
             "SWAPDB" => {
                 if let (Some(a), Some(b)) = (number(1), number(2))
                     && a != b
@@ -395,6 +469,39 @@ impl KeyLog {
         Ok(())
     }
 
+    /// Adds what FUNCTION LOAD or FUNCTION RESTORE bring.
+    fn add_libraries(&mut self, command: &Command<'_>) -> Result<()> {
+        let is = |word: &[u8]| {
+            command
+                .arg(1)
+                .is_some_and(|arg| arg.eq_ignore_ascii_case(word))
+        };
+        if is(b"LOAD") {
+            // REPLACE may stand before the code.
+            let name = command.args().skip(2).last().and_then(library_name);
+            return name.map_or(Ok(()), |name| self.append(LIBRARY, 0, name));
+        }
+        let Some(payload) = command.arg(2).filter(|_| is(b"RESTORE")) else {
+            return Ok(());
+        };
+        let body = &payload[..payload.len().saturating_sub(FOOTER_BYTES)];
+        let (mut c, mut scratch) = (Cursor::new(body, 0), Scratch::new(1 << 20));
+        while let Ok(opcode::FUNCTION2) = c.u8() {
+            // What cannot be read no server takes.
+            let Ok(code) = string(&mut c) else { break };
+            match code.load(&mut scratch) {
+                Ok(code) => {
+                    if let Some(name) = library_name(code.as_bytes(&mut itoa::Buffer::new())) {
+                        self.append(LIBRARY, 0, name)?;
+                    }
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Io { .. }) => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Notes that two databases were swapped.
     fn swap(&mut self, a: u64, b: u64) -> Result<()> {
         let place = self.end + (FRAME_HEAD + self.frame.len()) as u64;
@@ -415,27 +522,38 @@ impl KeyLog {
     }
 
     fn add(&mut self, db: u64, seen: Seen, key: &[u8]) -> Result<()> {
+        self.append(seen.0, db, key)
+    }
+
+    fn append(&mut self, first: u8, db: u64, key: &[u8]) -> Result<()> {
         if self.recent.is_empty() {
             self.recent = vec![0; RECENT];
         }
         // 0 marks a free place.
-        let hash = self.hash.hash_one((self.swapped, db, seen.0, key)) | 1;
-        let place = &mut self.recent[(hash >> (64 - RECENT.trailing_zeros())) as usize];
-        if std::mem::replace(place, hash) == hash {
+        let hash = self.hash.hash_one((self.swapped, db, first, key)) | 1;
+        let place = (hash >> (64 - RECENT.trailing_zeros())) as usize;
+        if self.recent[place] == hash {
             return Ok(());
         }
         if key.len() >= FRAME_BYTES {
             self.flush()?;
         }
-        self.frame.push(seen.0);
+        self.frame.push(first);
         write_length(&mut self.frame, db);
         write_length(&mut self.frame, key.len() as u64);
-        if key.len() < FRAME_BYTES {
-            self.frame.extend_from_slice(key);
-            return self.flush_full();
+        let written = match key.len() < FRAME_BYTES {
+            true => {
+                self.frame.extend_from_slice(key);
+                self.flush_full()
+            }
+            // A name of any size goes by without a copy.
+            false => self.write_frame(key).inspect_err(|_| self.frame.clear()),
+        };
+        // What could not be written is not known: it may come again.
+        if written.is_ok() {
+            self.recent[place] = hash;
         }
-        // A name of any size goes by without a copy.
-        self.write_frame(key)
+        written
     }
 
     fn flush_full(&mut self) -> Result<()> {
@@ -511,22 +629,59 @@ fn entry<'a>(c: &mut Cursor<'a>) -> Result<Entry<'a>> {
     let first = c.u8()?;
     let number = length(c)?;
     let other = length(c)?;
-    if first == SWAP {
-        return Ok(Entry::Swap(number, other));
+    match first {
+        SWAP => return Ok(Entry::Swap(number, other)),
+        CLEARED => return Ok(Entry::Cleared),
+        _ => {}
     }
-    Ok(Entry::Key {
-        db: number,
-        seen: Seen(first),
-        key: c.take_len(other)?,
+    let name = c.take_len(other)?;
+    Ok(match first {
+        LIBRARY => Entry::Library(name),
+        OTHERS => Entry::Others(number, name),
+        _ => Entry::Key {
+            db: number,
+            seen: Seen(first),
+            key: name,
+        },
     })
 }
 
-/// Gives every key of a snapshot to `f`. Where the file is broken, what is wrong with it is returned. `broken_names`:
-/// keys whose names cannot be read are passed over.
-fn for_each_key_of(
+/// The name that the first line of a library gives, as `#!lua name=mylib` does. A name is letters, digits and
+/// underscores, so quotes belong to the line.
+fn library_name(code: &[u8]) -> Option<&[u8]> {
+    let line = code
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let quote = |byte: &u8| matches!(byte, b'"' | b'\'');
+    let words = line.split(|byte| byte.is_ascii_whitespace() || quote(byte));
+    let mut words = words.filter(|word| !word.is_empty()).skip(1);
+    let word = words.find(|word| {
+        word.get(..5)
+            .is_some_and(|start| start.eq_ignore_ascii_case(b"name="))
+    })?;
+    match &word[5..] {
+        b"" => words.next(),
+        name => Some(name),
+    }
+}
+
+/// What a snapshot has by name.
+enum Named<'a> {
+    /// A key with its database.
+    Key(u64, &'a [u8], TypeByte),
+    /// A function library.
+    Library(&'a [u8]),
+}
+
+/// Gives every key and library of a snapshot to `f`. Where the file is broken, what is wrong with it is returned.
+/// `broken_names`: what has a name that cannot be read is passed over. `end`: what begins at this byte, or behind it, is
+/// not looked at.
+fn for_each_name_of(
     data: &[u8],
     broken_names: bool,
-    mut f: impl FnMut(u64, &[u8], TypeByte) -> Result<()>,
+    end: u64,
+    mut f: impl FnMut(Named<'_>) -> Result<()>,
 ) -> Result<Option<Error>> {
     let file = Cursor::new(data, 0);
     let mut c = file;
@@ -540,6 +695,9 @@ fn for_each_key_of(
     let mut templates = Templates::default();
     let mut db = 0;
     loop {
+        if reader.c.pos() as u64 >= end {
+            return Ok(None);
+        }
         let record = match reader.next() {
             Ok(record) => record,
             Err(error) => return Ok(Some(error)),
@@ -554,6 +712,30 @@ fn for_each_key_of(
                 templates.insert(id, names);
                 continue;
             }
+            Record::Function(function) => {
+                let (text, is_code) = match function {
+                    Function::Library(code) => (code, true),
+                    Function::PreGa { name, .. } => (name, false),
+                };
+                let mut digits = itoa::Buffer::new();
+                match text.load(&mut scratch) {
+                    Ok(text) => {
+                        let text = text.as_bytes(&mut digits);
+                        let name = if is_code {
+                            library_name(text)
+                        } else {
+                            Some(text)
+                        };
+                        name.map_or(Ok(()), |name| f(Named::Library(name)))?;
+                    }
+                    Err(error) if matches!(error.kind(), ErrorKind::Io { .. }) => {
+                        return Err(error);
+                    }
+                    Err(_) if broken_names => {}
+                    Err(error) => return Ok(Some(error)),
+                }
+                continue;
+            }
             Record::Eof => return Ok(None),
             _ => continue,
         };
@@ -562,7 +744,10 @@ fn for_each_key_of(
         }
         cuts.clear();
         match key.key.load(&mut scratch) {
-            Ok(name) => f(db, name.as_bytes(&mut itoa::Buffer::new()), key.ty)?,
+            Ok(name) => {
+                let mut digits = itoa::Buffer::new();
+                f(Named::Key(db, name.as_bytes(&mut digits), key.ty))?;
+            }
             Err(error) if matches!(error.kind(), ErrorKind::Io { .. }) => return Err(error),
             Err(_) if broken_names => {}
             Err(error) => return Ok(Some(error)),
@@ -595,8 +780,17 @@ pub fn removals(
     )
 }
 
-/// Deletes at the destination, with DEL, what [`removals`] finds, and returns how many keys that were. To be written
-/// behind the new snapshot, before its log.
+/// How much was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Keys.
+    pub keys: u64,
+    /// Function libraries.
+    pub libraries: u64,
+}
+
+/// Deletes at the destination, with DEL, what [`removals`] finds, and with FUNCTION DELETE the libraries that the
+/// snapshot does not have. To be written behind the new snapshot, before its log.
 ///
 /// What counts is the name at the destination: where several keys of the source become one there, it is deleted only if
 /// none of them is in the snapshot. A key is deleted only if a run with these settings wrote it:
@@ -616,19 +810,19 @@ pub fn write_removals(
     stream: &mut Stream,
     sink: &mut dyn Sink,
     progress: &Progress,
-) -> Result<u64> {
+) -> Result<Removed> {
     write(log, Some(snapshot), settings, stream, sink, progress)
 }
 
-/// Deletes at the destination every key that the log has, as [`write_removals`] does: for destinations that hold the
-/// keys of others too, and cannot be emptied.
+/// Deletes at the destination every key and library that the log has, as [`write_removals`] does: for destinations that
+/// hold the keys of others too, and cannot be emptied.
 pub fn write_all(
     log: &KeyLog,
     settings: &Settings,
     stream: &mut Stream,
     sink: &mut dyn Sink,
     progress: &Progress,
-) -> Result<u64> {
+) -> Result<Removed> {
     write(log, None, settings, stream, sink, progress)
 }
 
@@ -642,7 +836,7 @@ fn write(
     stream: &mut Stream,
     sink: &mut dyn Sink,
     progress: &Progress,
-) -> Result<u64> {
+) -> Result<Removed> {
     let bytes = Bytes::from_owner(log.map()?);
     let mut blocks = Straight { sink, progress };
     let mut out = Out::new(BLOCK_BYTES, bytes.clone(), &mut blocks);
@@ -650,17 +844,22 @@ fn write(
     let mut digits = itoa::Buffer::new();
     let aim = Aim::Destination(settings);
     let limits = Limits::default();
-    let deleted = compare(log, &bytes, snapshot, limits, &aim, progress, |db, name| {
+    let mut removed = Removed::default();
+    compare(log, &bytes, snapshot, limits, &aim, progress, |db, name| {
+        progress.commands.fetch_add(1, Relaxed);
+        if db == LIBRARIES {
+            removed.libraries += 1;
+            return out.command(&[b"FUNCTION", b"DELETE", name]);
+        }
+        removed.keys += 1;
         if !single && stream.db != Some(db) {
             out.command(&[b"SELECT", digits.format(db).as_bytes()])?;
             stream.db = Some(db);
         }
-        out.command(&[b"DEL", name])?;
-        progress.commands.fetch_add(1, Relaxed);
-        Ok(())
+        out.command(&[b"DEL", name])
     })?;
     out.flush()?;
-    Ok(deleted)
+    Ok(removed)
 }
 
 /// Blocks that go to the sink at once: there is seldom much to delete.
@@ -699,6 +898,10 @@ impl Aim<'_> {
         seen: Option<Seen>,
         room: &'k mut Vec<u8>,
     ) -> Option<(u64, &'k [u8])> {
+        if db == LIBRARIES {
+            // No server has a database of this number.
+            return None;
+        }
         let Aim::Destination(settings) = self else {
             return Some((db, key));
         };
@@ -730,6 +933,19 @@ impl Aim<'_> {
             return None;
         }
         Some((to, name))
+    }
+
+    /// Whether function libraries matter: whether they were written.
+    fn has_libraries(&self) -> bool {
+        match self {
+            Aim::Source => false,
+            Aim::Destination(settings) => {
+                let target = &settings.target;
+                !settings.no_functions
+                    && target.dialect != Dialect::Twemproxy
+                    && target.has(Feature::Functions)
+            }
+        }
     }
 }
 
@@ -794,10 +1010,15 @@ fn compare(
     let names = NameHash::default();
     let mut room = Vec::new();
     let mut sorter = Sorter::new(limits);
+    let has_libraries = aim.has_libraries();
     if let Some(snapshot) = snapshot {
-        let broken = for_each_key_of(snapshot, false, |db, key, _| {
+        let broken = for_each_name_of(snapshot, false, u64::MAX, |named| {
             progress.check_stop()?;
-            match aim.at(db, key, None, &mut room) {
+            let at = match named {
+                Named::Key(db, key, _) => aim.at(db, key, None, &mut room),
+                Named::Library(name) => has_libraries.then_some((LIBRARIES, name)),
+            };
+            match at {
                 Some((db, name)) => sorter.add(Mark {
                     db,
                     hash: names.of(name),
@@ -812,14 +1033,32 @@ fn compare(
     }
     let end = usize::try_from(log.end).unwrap_or(usize::MAX);
     let whole = &bytes[..bytes.len().min(end)];
-    let mut pos = HEADER.len();
+    let mut pos = log.begin as usize;
     while let Some(frame) = frame_at(whole, pos) {
         pos = frame.end;
         for (place, entry) in entries(whole, frame) {
-            let Entry::Key { db, seen, key } = entry else {
-                continue;
-            };
             progress.check_stop()?;
+            let (db, seen, key) = match entry {
+                Entry::Key { db, seen, key } => (db, seen, key),
+                Entry::Library(name) if has_libraries => {
+                    sorter.add(Mark {
+                        db: LIBRARIES,
+                        hash: names.of(name),
+                        place,
+                    })?;
+                    continue;
+                }
+                Entry::Others(db, name) => {
+                    // As a key of the new snapshot, it comes before its equals.
+                    sorter.add(Mark {
+                        db,
+                        hash: names.of(name),
+                        place: 0,
+                    })?;
+                    continue;
+                }
+                Entry::Library(_) | Entry::Swap(..) | Entry::Cleared => continue,
+            };
             log.swaps.for_each(db, place, |db| {
                 match aim.at(db, key, Some(seen), &mut room) {
                     Some((db, name)) => sorter.add(Mark {
@@ -854,17 +1093,18 @@ fn compare(
         }
         let mut c = Cursor::new(whole, 0);
         c.seek(mark.place as usize);
-        if let Entry::Key { key, .. } = entry(&mut c)? {
-            gone += 1;
-            let name = match aim {
-                Aim::Destination(settings) if settings.transform.renames() => {
-                    settings.transform.rename(key, &mut room);
-                    &room
-                }
-                _ => key,
-            };
-            each(mark.db, name)?;
-        }
+        let name = match (entry(&mut c)?, aim) {
+            (Entry::Key { key, .. }, Aim::Destination(settings))
+                if settings.transform.renames() =>
+            {
+                settings.transform.rename(key, &mut room);
+                &room
+            }
+            (Entry::Key { key: name, .. } | Entry::Library(name), _) => name,
+            (Entry::Others(..) | Entry::Swap(..) | Entry::Cleared, _) => continue,
+        };
+        gone += 1;
+        each(mark.db, name)?;
     }
     Ok(gone)
 }
@@ -1362,8 +1602,10 @@ mod tests {
             files += 1;
             let bytes = std::fs::read(&path).unwrap();
             let mut keys = Keys::new();
-            let broken = for_each_key_of(&bytes, false, |db, key, _| {
-                keys.insert((db, key.to_vec()));
+            let broken = for_each_name_of(&bytes, false, u64::MAX, |named| {
+                if let Named::Key(db, key, _) = named {
+                    keys.insert((db, key.to_vec()));
+                }
                 Ok(())
             });
             assert!(broken.unwrap().is_none(), "{}", path.display());
@@ -1387,6 +1629,7 @@ mod tests {
             None => write_all(log, settings, &mut stream, &mut out, &progress),
         }
         .unwrap();
+        let n = n.keys + n.libraries;
         assert_eq!(progress.commands.load(Relaxed), n);
         assert_eq!(progress.bytes_out.load(Relaxed), out.len() as u64);
         let mut lines: Vec<String> = Vec::new();
@@ -1399,6 +1642,10 @@ mod tests {
             match command.name() {
                 b"SELECT" => db = arg,
                 b"DEL" => lines.push(format!("{db}:{arg}")),
+                b"FUNCTION" => {
+                    let name = command.arg(2).unwrap();
+                    lines.push(format!("{arg}:{}", name.escape_ascii()));
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -1467,6 +1714,169 @@ mod tests {
             ..proxy
         };
         assert_eq!(written(&log, Some(&new), &short), "");
+    }
+
+    #[test]
+    fn names_of_libraries() {
+        for (code, name) in [
+            ("#!lua name=mylib\nredis.register_function()", "mylib"),
+            ("#!LUA  NAME=my_lib \r\n", "my_lib"),
+            ("#!lua name=\"mylib\"", "mylib"),
+            ("#!lua 'name=mylib'\nname=other", "mylib"),
+            ("#!lua other name=7", "7"),
+        ] {
+            assert_eq!(
+                library_name(code.as_bytes()),
+                Some(name.as_bytes()),
+                "{code}"
+            );
+        }
+        for code in [
+            "",
+            "lua name=x",
+            "#!lua",
+            "#!name=x",
+            "#!lua\nname=x",
+            "#!lua name=",
+        ] {
+            assert_eq!(library_name(code.as_bytes()), None, "{code}");
+        }
+    }
+
+    /// A snapshot of libraries, with a key behind them.
+    fn with_libraries(names: &[&str]) -> Vec<u8> {
+        let mut file = b"REDIS0010".to_vec();
+        for name in names {
+            let code = format!("#!lua name={name}\n");
+            file.extend_from_slice(&[opcode::FUNCTION2, code.len() as u8]);
+            file.extend_from_slice(code.as_bytes());
+        }
+        file.extend_from_slice(b"\xfe\x00\x00\x01k\x01v\xff");
+        file.extend_from_slice(&[0; 8]);
+        file
+    }
+
+    #[test]
+    fn libraries_go_where_functions_are_written() {
+        let (dir, mut log) = new_log();
+        log.add_snapshot(&with_libraries(&["a", "b"])).unwrap();
+        let mut bytes = Vec::new();
+        let mut add = |args: &[&[u8]]| append_command(&mut bytes, args);
+        add(&[b"function", b"load", b"replace", b"#!lua name=c\n"]);
+        add(&[b"FUNCTION", b"LOAD", b"#!lua name=d\n"]);
+        add(&[b"FUNCTION", b"LOAD", b"no library"]);
+        add(&[b"FUNCTION", b"DELETE", b"e"]);
+        add(&[b"FUNCTION", b"FLUSH"]);
+        let mut payload = with_libraries(&["f", "g"])[9..].to_vec();
+        payload.truncate(2 * 15);
+        payload.extend_from_slice(&[0; FOOTER_BYTES]);
+        add(&[b"FUNCTION", b"RESTORE", &payload, b"FLUSH"]);
+        add(&[b"FUNCTION", b"RESTORE", b"short"]);
+        let path = dir.path().join("a.aof");
+        std::fs::write(&path, bytes).unwrap();
+        log.add_log(&path).unwrap();
+        let path = log.path().to_owned();
+        drop(log);
+        let log = KeyLog::open(&path).unwrap();
+        let new = with_libraries(&["b", "g"]);
+        let plain = Settings::default();
+        assert_eq!(
+            written(&log, Some(&new), &plain),
+            "DELETE:a DELETE:c DELETE:d DELETE:f"
+        );
+        assert_eq!(
+            written(&log, None, &plain),
+            "0:k DELETE:a DELETE:b DELETE:c DELETE:d DELETE:f DELETE:g"
+        );
+        // Names of keys are changed, those of libraries are not.
+        let renamed = Settings {
+            transform: Transform {
+                rename_prefix: vec![(Vec::new(), b"a".to_vec())],
+                ..Transform::default()
+            },
+            ..Settings::default()
+        };
+        assert!(written(&log, None, &renamed).starts_with("0:ak DELETE:a DELETE:b"));
+        let without = Settings {
+            no_functions: true,
+            ..Settings::default()
+        };
+        let proxy = Settings {
+            target: Target {
+                dialect: Dialect::Twemproxy,
+                ..Target::default()
+            },
+            ..Settings::default()
+        };
+        let old = Settings {
+            target: Target {
+                version: "6.2".parse().ok(),
+                ..Target::default()
+            },
+            ..Settings::default()
+        };
+        for settings in [&without, &proxy, &old] {
+            assert_eq!(written(&log, None, settings), "0:k");
+        }
+        // They are no keys.
+        assert_eq!(gone(&log, &none()), "0:k");
+    }
+
+    #[test]
+    fn what_was_not_sent_and_what_belongs_to_others_stays() {
+        let (dir, mut log) = new_log();
+        let file = rdb([(0, &b"a"[..]), (0, b"b"), (1, b"c"), (1, b"d")]);
+        // Each has a SELECTDB of two bytes and a record of five.
+        for (end, keys) in [(0, 0), (9, 0), (12, 1), (18, 1), (19, 2), (file.len(), 4)] {
+            log.clear().unwrap();
+            assert_eq!(
+                log.add_snapshot_before(&file, end as u64).unwrap(),
+                keys,
+                "{end}"
+            );
+        }
+        log.add_log(&aof(&dir, "SET e 1")).unwrap();
+        // They are named as the destination has them.
+        let settings = Settings {
+            transform: Transform {
+                rename_prefix: vec![(Vec::new(), b"x:".to_vec())],
+                db_map: BTreeMap::from([(1, 5)]),
+                ..Transform::default()
+            },
+            ..Settings::default()
+        };
+        log.add_others(5, b"x:c").unwrap();
+        log.add_others(0, b"x:d").unwrap();
+        log.add_others(0, b"x:e").unwrap();
+        let path = log.path().to_owned();
+        drop(log);
+        let log = KeyLog::open(&path).unwrap();
+        assert_eq!(written(&log, None, &settings), "0:x:a 0:x:b 5:x:d");
+        assert_eq!(
+            written(&log, Some(&rdb([(0, &b"b"[..])])), &settings),
+            "0:x:a 5:x:d"
+        );
+        // Where all else is forgotten they are not, however often, and a crash leaves the one or the other.
+        let mut log = log;
+        let before = std::fs::read(&path).unwrap();
+        for _ in 0..2 {
+            log.clear().unwrap();
+            assert_eq!(written(&log, None, &settings), "");
+        }
+        log.add_snapshot(&file).unwrap();
+        assert_eq!(written(&log, None, &settings), "0:x:a 0:x:b 5:x:d");
+        drop(log);
+        let mut log = KeyLog::open(&path).unwrap();
+        assert_eq!(written(&log, None, &settings), "0:x:a 0:x:b 5:x:d");
+        log.clear().unwrap();
+        let after = std::fs::read(&path).unwrap();
+        drop(log);
+        for len in before.len()..after.len() {
+            std::fs::write(&path, &after[..len]).unwrap();
+            let mut log = KeyLog::open(&path).unwrap();
+            log.add_snapshot(&file).unwrap();
+            assert!(!written(&log, None, &settings).contains("5:x:c"), "{len}");
+        }
     }
 
     #[test]

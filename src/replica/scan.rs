@@ -7,7 +7,8 @@
 //! held in memory.
 //!
 //! It is no snapshot of one moment. A key that changes meanwhile is there as it was when it was asked for, one that
-//! vanishes is not there, and one that is made meanwhile may be missing.
+//! vanishes is not there, and one that is made meanwhile may be missing. Its expiry is asked for before its value, because
+//! it stands before it in the file: where both change between the two questions, the value has the expiry of the one before.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -114,6 +115,7 @@ pub fn scan(
         tell,
         connection: None,
         run_id: None,
+        opened: 0,
         met: false,
         failing: None,
         wait: FIRST_WAIT,
@@ -177,7 +179,8 @@ fn run(source: &mut Source<'_>, about: &About, file: &mut Writer) -> Result<Scan
             again: VecDeque::new(),
             asked: VecDeque::new(),
             begun: false,
-            lately: 0,
+            // What large values would cost the source is found out with one.
+            lately: WINDOW_BYTES,
             moved: false,
         };
         dumps.run(source, file, &mut report)?;
@@ -267,6 +270,8 @@ struct Source<'a> {
     connection: Option<(Connection, u64)>,
     /// Which process answers, where it says so.
     run_id: Option<Vec<u8>>,
+    /// How many connections were opened.
+    opened: u64,
     /// Whether it was ever reached: one that never was is more likely a wrong address.
     met: bool,
     /// Since when nothing was to be had of it.
@@ -288,6 +293,7 @@ impl Source<'_> {
             None => {
                 let mut connection = Connection::open(endpoint)?;
                 self.met = true;
+                self.opened += 1;
                 let info = connection.call(&[b"INFO", b"server"])?;
                 let run_id = info.bytes().and_then(|info| {
                     let mut lines = info.split(|byte| *byte == b'\n');
@@ -296,7 +302,12 @@ impl Source<'_> {
                 self.run_id = run_id.map(<[u8]>::to_vec);
                 // Of a key that nobody has.
                 let asked = connection.call(&[b"PEXPIRETIME", b"redis-migration:no-such-key"])?;
-                self.has_pexpiretime = matches!(asked, Reply::Int(_));
+                // A node of a cluster that has not its slot knows the command all the same.
+                self.has_pexpiretime = match &asked {
+                    Reply::Int(_) => true,
+                    Reply::Error(said) => is_redirect(said) || said.starts_with(b"CLUSTERDOWN"),
+                    _ => false,
+                };
                 (connection, 0)
             }
         };
@@ -421,10 +432,11 @@ impl Source<'_> {
     fn databases(&mut self, about: &About) -> Result<Vec<u64>> {
         let mut dbs = if let Some(dbs) = &self.options.databases {
             dbs.clone()
+        } else if let Some(dbs) = &about.keyspace {
+            // Nodes of a cluster may have several, from Valkey 9.0 on.
+            dbs.clone()
         } else if about.cluster {
             vec![0]
-        } else if let Some(dbs) = &about.keyspace {
-            dbs.clone()
         } else {
             let reply = self.call(0, &[b"CONFIG", b"GET", b"databases"])?;
             let count = reply.array().and_then(|pair| pair.get(1)?.int());
@@ -491,11 +503,19 @@ impl Source<'_> {
             cursor.clone_from(next);
             // A cursor means something to the process that gave it. Another one is asked from the beginning; what it
             // names again is told apart like any repeat.
-            let by = self.run_id.clone();
+            let by = match &self.run_id {
+                Some(run_id) => (0, run_id.clone()),
+                // It may be another one behind each connection.
+                None => (self.opened, Vec::new()),
+            };
             if of.is_some() && of != Some(by.clone()) {
-                (self.tell)(&format!(
-                    "the source was started again or is another server now: database {db} is gone through anew"
-                ));
+                let what = match &self.run_id {
+                    Some(_) => "the source was started again or is another server now",
+                    None => {
+                        "the connection broke, and whether the source is still the same process it does not tell"
+                    }
+                };
+                (self.tell)(&format!("{what}: database {db} is gone through anew"));
                 cursor = b"0".to_vec();
                 of = Some(by);
                 continue;
@@ -661,7 +681,8 @@ impl Dumps {
                     if !is_redirect(&said) {
                         return Err(source.refused(&text(expiry), key, self.db, &said));
                     }
-                    -1
+                    // Should the value come all the same, when it expires is not known.
+                    -2
                 }
                 Head::Bulk(_) | Head::Nil => return Err(stream.unexpected()),
             };
@@ -779,8 +800,14 @@ fn record(
             if module::skip_key_meta(&mut c).is_ok() && !c.is_empty() {
                 break c.pos();
             }
-            if left == 0 || head.len() > META_BYTES {
+            if left == 0 {
                 return Err(stream.short());
+            }
+            if head.len() > META_BYTES {
+                return Err(Error::unfit(format!(
+                    "{}: the metadata in a payload of DUMP has more than {META_BYTES} bytes",
+                    stream.connection.name()
+                )));
             }
             for _ in 0..(head.len() as u64).clamp(64, left.max(64)).min(left) {
                 head.push(stream.byte()?);
@@ -1172,8 +1199,18 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::TcpListener;
 
+    /// At the end of an answer: the connection ends there.
+    const CUT: &[u8] = b"-- cut --";
+
     /// Answers every command by `answer`, which may end the connection by `None`.
     fn fake(mut answer: impl FnMut(&[Vec<u8>]) -> Option<Vec<u8>> + Send + 'static) -> ScanOptions {
+        fake_pipelined(move |args, _| answer(args))
+    }
+
+    /// As [`fake`], told how many bytes wait behind the command.
+    fn fake_pipelined(
+        mut answer: impl FnMut(&[Vec<u8>], usize) -> Option<Vec<u8>> + Send + 'static,
+    ) -> ScanOptions {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -1181,10 +1218,11 @@ mod tests {
                 let mut stream = stream.unwrap();
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
                 while let Some(args) = command(&mut reader) {
-                    let Some(out) = answer(&args) else {
+                    let Some(out) = answer(&args, reader.buffer().len()) else {
                         break;
                     };
-                    if stream.write_all(&out).is_err() {
+                    let cut = out.strip_suffix(CUT);
+                    if stream.write_all(cut.unwrap_or(&out)).is_err() || cut.is_some() {
                         break;
                     }
                 }
@@ -1399,6 +1437,68 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_a_cluster_tells_moments_and_may_have_several_databases() {
+        let mut asked = 0;
+        let done = go(fake(move |args| {
+            Some(match &args[0][..] {
+                b"INFO" => bulk(
+                    b"redis_mode:cluster\r\nrun_id:a\r\n# Keyspace\r\ndb0:keys=3\r\ndb2:keys=3\r\n",
+                ),
+                b"PEXPIRETIME" if args[1].starts_with(b"redis-migration") => {
+                    b"-MOVED 7 127.0.0.1:1\r\n".to_vec()
+                }
+                // The slot comes back between the two questions.
+                b"PEXPIRETIME" if args[1] == b"b" => {
+                    asked += 1;
+                    match asked {
+                        1 => b"-MOVED 7 127.0.0.1:1\r\n".to_vec(),
+                        _ => b":99\r\n".to_vec(),
+                    }
+                }
+                b"PEXPIRETIME" => b":88\r\n".to_vec(),
+                b"PTTL" => panic!("it tells the moment"),
+                _ => usual(args),
+            })
+        }));
+        let report = done.result.unwrap();
+        assert_eq!((report.keys, report.gone), (4, 0));
+        assert_eq!(report.databases, [0, 2]);
+        assert_eq!(done.keys[&b"a"[..]], Some(88));
+        assert_eq!(done.keys[&b"b"[..]], Some(99));
+    }
+
+    #[test]
+    fn values_are_asked_for_one_by_one_until_it_is_known_that_they_are_small() {
+        // Behind the first value nothing was asked for that a large one would have kept.
+        let many: Vec<String> = (0..200).map(|n| format!("key:{n}")).collect();
+        let (mut large, mut most) = (0, 0);
+        let (told, heard) = std::sync::mpsc::channel();
+        let done = go(fake_pipelined(move |args, waiting| {
+            Some(match &args[0][..] {
+                b"SCAN" => {
+                    let names: Vec<&str> = many.iter().map(String::as_str).collect();
+                    named("0", &names)
+                }
+                b"DUMP" => {
+                    large += 1;
+                    if large == 1 {
+                        told.send(waiting).unwrap();
+                    }
+                    most = waiting.max(most);
+                    if large == 200 {
+                        told.send(most).unwrap();
+                    }
+                    bulk(&payload(b"\x00\x01v", 11))
+                }
+                _ => usual(args),
+            })
+        }));
+        assert_eq!(done.result.unwrap().keys, 200);
+        assert_eq!(heard.recv().unwrap(), 0);
+        assert!(heard.recv().unwrap() > 0);
+    }
+
+    #[test]
     fn payloads_that_are_none() {
         let mut wrong = payload(b"\x00\x01v", 11);
         wrong[2] ^= 1;
@@ -1484,11 +1584,9 @@ mod tests {
                         dumps += 1;
                         match dumps {
                             // In the middle of a value.
-                            1 => b"$10000\r\n\x00abc".to_vec(),
-                            2 => return None,
+                            1 => [&b"$10000\r\n\x00abc"[..], CUT].concat(),
                             // A value of several buffers, cut in the middle.
-                            3 => [b"$1000000\r\n\x00".to_vec(), vec![b'x'; 700_000]].concat(),
-                            4 => return None,
+                            2 => [&b"$1000000\r\n\x00"[..], &[b'x'; 700_000], CUT].concat(),
                             _ => usual(args),
                         }
                     }
@@ -1502,6 +1600,31 @@ mod tests {
             let anew = done.told.iter().any(|text| text.contains("anew"));
             assert_eq!(anew, other, "{:?}", done.told);
         }
+    }
+
+    /// A cursor that another process gave names only some of the keys.
+    #[test]
+    fn a_source_that_does_not_tell_who_it_is_begins_anew_when_a_connection_broke() {
+        let mut scans = 0;
+        let done = go(fake(move |args| {
+            Some(match &args[0][..] {
+                b"INFO" => b"-NOPERM no\r\n".to_vec(),
+                b"SCAN" if args[1] != b"0" && args[1] != b"5" => panic!("{args:?}"),
+                b"SCAN" => {
+                    scans += 1;
+                    match (scans, &args[1][..]) {
+                        (1, _) => named("5", &["a"]),
+                        (2, _) => return None,
+                        (_, b"5") => named("0", &[]),
+                        _ => named("0", &["b", "c"]),
+                    }
+                }
+                _ => usual(args),
+            })
+        }));
+        let keys = ["a", "b", "c"].map(|name| name.as_bytes().to_vec());
+        assert!(keys.iter().all(|key| done.keys.contains_key(key)));
+        assert!(done.told.iter().any(|text| text.contains("does not tell")));
     }
 
     #[test]

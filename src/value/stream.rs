@@ -340,6 +340,82 @@ impl<'a> Tail<'a> {
     }
 }
 
+fn has_active_times(ty: TypeByte) -> bool {
+    matches!(
+        ty,
+        TypeByte::StreamListpacks3 | TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5
+    )
+}
+
+/// Pushes the bytes of a stream, at which `c` stands, as an older type has them: all but the fields that it does not
+/// know. What the older type cannot be without has to be looked at before: whether entries were released by XNACK.
+pub fn for_each_piece_as<'a>(
+    mut c: Cursor<'a>,
+    ty: TypeByte,
+    older: TypeByte,
+    mut put: impl FnMut(&'a [u8]) -> Result<()>,
+) -> Result<()> {
+    let mut kept = c.pos();
+    // What stands between a place and the cursor is left out.
+    let mut leave_out = |c: &Cursor<'a>, from: usize| {
+        let piece = c.slice(kept, from);
+        kept = c.pos();
+        put(piece)
+    };
+    for _ in 0..length(&mut c)? {
+        skip_string(&mut c)?;
+        skip_string(&mut c)?;
+    }
+    length(&mut c)?;
+    Id::lengths(&mut c)?;
+    let has_counters = ty != TypeByte::StreamListpacks;
+    let keeps_counters = older != TypeByte::StreamListpacks;
+    if has_counters {
+        let from = c.pos();
+        Id::lengths(&mut c)?;
+        Id::lengths(&mut c)?;
+        length(&mut c)?;
+        if !keeps_counters {
+            leave_out(&c, from)?;
+        }
+    }
+    for _ in 0..length(&mut c)? {
+        skip_string(&mut c)?;
+        Id::lengths(&mut c)?;
+        if has_counters {
+            let from = c.pos();
+            length(&mut c)?;
+            if !keeps_counters {
+                leave_out(&c, from)?;
+            }
+        }
+        for _ in 0..length(&mut c)? {
+            c.skip(24)?;
+            length(&mut c)?;
+        }
+        for _ in 0..length(&mut c)? {
+            skip_string(&mut c)?;
+            c.skip(8)?;
+            if has_active_times(ty) {
+                let from = c.pos();
+                c.skip(8)?;
+                if !has_active_times(older) {
+                    leave_out(&c, from)?;
+                }
+            }
+            Ids::parse(&mut c)?;
+        }
+        if ty == TypeByte::StreamListpacks5 {
+            let from = c.pos();
+            Ids::parse(&mut c)?;
+            leave_out(&c, from)?;
+        }
+    }
+    // Behind them stand the records of idempotent producers, which no older type has.
+    let end = c.pos();
+    leave_out(&c, end)
+}
+
 /// Passes over what stands behind the nodes.
 pub(super) fn skip_tail(c: &mut Cursor<'_>, ty: TypeByte) -> Result<()> {
     Tail::parse(c, ty).map(drop)
@@ -382,10 +458,7 @@ impl<'a> Group<'a> {
                 "group has more than four million consumers",
             )));
         }
-        let active_time = matches!(
-            ty,
-            TypeByte::StreamListpacks3 | TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5
-        );
+        let active_time = has_active_times(ty);
         let consumers = Consumers {
             c: *c,
             active_time,

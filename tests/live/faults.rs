@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{END, Live, SOON, ends_equal, fill, info, replicates, source, until};
 use crate::replay::Target;
-use crate::support::client::call;
+use crate::support::client::{Reply, call};
 use crate::support::load::{Load, Mix};
 use crate::support::relay::Relay;
 use crate::support::server::Server;
@@ -187,6 +187,9 @@ fn is_away_for_too_long(target: &Target) {
     load.stop();
     live.acknowledges(&source);
     ends_equal(&mut live, &source, target);
+    // Each thing that is said of the source has its name once.
+    let doubled = format!("127.0.0.1:{0}: 127.0.0.1:{0}", relay.port);
+    assert!(!live.said().contains(&doubled), "{}", live.said());
     live.terminate();
 }
 
@@ -203,6 +206,195 @@ fn a_backlog_that_was_too_short_for_a_proxy() {
 #[test]
 fn a_backlog_that_was_too_short_for_a_cluster() {
     is_away_for_too_long(&Target::cluster());
+}
+
+/// As above, after so much was sent that the first of what was received is removed. What that wrote is remembered, and
+/// nobody is in the way of whoever looks at it.
+#[test]
+fn a_backlog_that_was_too_short_when_much_was_removed_already() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 100);
+    let relay = Relay::start(source.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    let mut client = source.client();
+    for i in 0..100 {
+        call!(client, "SET", format!("early:{i}"), "there");
+    }
+    let load = Load::flood(&source, 32 << 10, 50 << 20);
+    live.until("a file that is removed", 2 * SOON, |live| {
+        let first = live.path("appendonly.aof.1.incr.aof");
+        let third = live.path("appendonly.aof.3.incr.aof");
+        third.exists() && !first.exists()
+    });
+    load.stop();
+    live.acknowledges(&source);
+    relay.refuse(true);
+    relay.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    for i in (0..100).step_by(3) {
+        call!(client, "DEL", format!("early:{i}"), format!("filled:{i}"));
+    }
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    relay.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// Where others have keys, a new snapshot that comes while the one before it is under way: what was sent of that goes,
+/// and what others have stays.
+#[test]
+fn a_new_snapshot_in_the_middle_of_one_where_others_have_keys() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 4000);
+    let mut theirs = target.servers()[0].client();
+    call!(theirs, "SET", "theirs", "old");
+    let (from, to) = (Relay::start(source.port), Relay::start(target.port()));
+    to.delay(5, 5);
+    let slow = ["--connections", "2", "--pipeline", "16"];
+    let mut live = Live::new(from.port, to.port, &slow).started();
+    live.until("a part of the snapshot", SOON, |_| target.keys() > 400);
+    from.refuse(true);
+    from.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    for i in (0..4000).step_by(3) {
+        call!(client, "DEL", format!("filled:{i}"));
+    }
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    assert!(target.keys() < 4000);
+    from.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    to.delay(0, 0);
+    live.acknowledges(&source);
+    live.catches_up();
+    assert_eq!(call!(theirs, "GETDEL", "theirs").text(), "old");
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
+/// A key of others that has ended a run is still theirs when the source has begun anew meanwhile.
+#[test]
+fn a_key_of_others_survives_a_new_snapshot() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 200);
+    let mut theirs = target.servers()[0].client();
+    for how in ["fail", "skip", "merge"] {
+        target.flush();
+        call!(theirs, "RPUSH", "filled:3", "theirs");
+        let words = ["--on-exist", how];
+        let mut live = Live::new(source.port, target.port(), &words).started();
+        if how == "fail" {
+            assert_eq!(live.ends(SOON).0, 5);
+        } else {
+            live.catches_up();
+            live.kill();
+        }
+        call!(source.client(), "SET", "large", "x".repeat(1 << 20));
+        call!(source.client(), "DEL", "large");
+        let syncs = info(&source, "stats", "sync_full");
+        live.start();
+        let (code, said) = live.ends(SOON);
+        assert_eq!(code, 5, "{how}: {said}");
+        assert_eq!(info(&source, "stats", "sync_full"), syncs + 1, "{how}");
+        let there = call!(theirs, "LRANGE", "filled:3", "0", "0");
+        assert_eq!(there.all_bytes(), [b"theirs"], "{how}: {said}");
+        assert!(said.contains("--on-exist replace"), "{how}: {said}");
+    }
+}
+
+/// A library of one function that answers with a word.
+fn library(name: &str, word: &str) -> String {
+    format!("#!lua name={name}\nredis.register_function('{name}', function() return '{word}' end)")
+}
+
+/// Function libraries are in no key, so none of the commands of a new snapshot would remove those that are gone from it.
+/// `others`: whether the destination holds a key of others, so that nothing may be replaced.
+fn libraries_that_are_gone_are_removed(target: &Target, others: bool) {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    fill(&source, 100);
+    let mut client = source.client();
+    for name in ["stays", "changes", "goes"] {
+        call!(client, "FUNCTION", "LOAD", library(name, "old"));
+    }
+    for server in target.servers() {
+        call!(
+            server.client(),
+            "FUNCTION",
+            "LOAD",
+            library("theirs", "old")
+        );
+    }
+    let theirs = target.servers()[0];
+    if others {
+        call!(theirs.client(), "SET", "theirs", "old");
+    }
+    let relay = Relay::start(source.port);
+    let mut live = Live::new(relay.port, target.port(), &[]).started();
+    live.catches_up();
+    call!(client, "FUNCTION", "LOAD", library("loaded", "old"));
+    call!(client, "FUNCTION", "LOAD", library("restored", "old"));
+    let payload = call!(client, "FUNCTION", "DUMP").bytes();
+    call!(client, "FUNCTION", "DELETE", "restored");
+    call!(client, "FUNCTION", "RESTORE", payload, "REPLACE");
+    live.acknowledges(&source);
+    relay.refuse(true);
+    relay.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    for name in ["goes", "loaded", "restored"] {
+        call!(client, "FUNCTION", "DELETE", name);
+    }
+    let changed = library("changes", "new");
+    call!(client, "FUNCTION", "LOAD", "REPLACE", changed);
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    relay.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    let names = |server: &Server| {
+        let found = call!(server.client(), "FUNCTION", "LIST", "WITHCODE").array();
+        let shown = |library: Reply| format!("{library:?}");
+        let mut names: Vec<String> = found.into_iter().map(shown).collect();
+        names.sort();
+        names
+    };
+    for server in target.servers() {
+        live.until("the libraries of the new snapshot", SOON, |_| {
+            call!(server.client(), "FUNCTION", "LIST").array().len() == 3
+        });
+        call!(server.client(), "FUNCTION", "DELETE", "theirs");
+        assert_eq!(names(server), names(&source), "{}", live.said());
+    }
+    if others {
+        assert_eq!(call!(theirs.client(), "DEL", "theirs").int(), 1);
+    }
+    ends_equal(&mut live, &source, target);
+    live.terminate();
+}
+
+#[test]
+fn libraries_that_are_gone_from_a_new_snapshot_of_a_server() {
+    libraries_that_are_gone_are_removed(&Target::server("redis-7.0"), false);
+}
+
+#[test]
+fn libraries_that_are_gone_where_others_have_keys() {
+    libraries_that_are_gone_are_removed(&Target::server("redis-7.0"), true);
+}
+
+#[test]
+fn libraries_that_are_gone_from_a_new_snapshot_of_a_cluster() {
+    libraries_that_are_gone_are_removed(&Target::cluster(), false);
 }
 
 /// A source that was restarted without its data and has another history.

@@ -83,6 +83,15 @@ fn valkey_9_1_into_servers_behind_a_proxy() {
     }
 }
 
+/// The snapshot's streams are of a type that the servers behind the proxy do not know, and no command would make the
+/// keys that the log goes on with.
+#[test]
+fn valkey_9_1_into_older_servers_behind_a_proxy() {
+    if all(&["valkey-9.1"]) {
+        moves("valkey-9.1", &[], &Target::proxy(&[]), Mix::narrow(), &[]);
+    }
+}
+
 #[test]
 fn redis_6_2_into_a_cluster() {
     if all(&["redis-6.2"]) {

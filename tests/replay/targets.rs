@@ -1,10 +1,12 @@
 //! What a file holds is what the destination holds afterwards, whatever the destination is.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Target, log_of_increments, name, scaled, snapshot};
 use crate::support::cli::{replay_at, replayed_at};
-use crate::support::data::{DataSet, diff, held_by};
+use crate::support::client::call;
+use crate::support::data::{DataSet, Value, diff, held_by};
 use crate::support::server::{Server, available};
 use crate::support::{fixtures, log_fixture, rdb_version, text};
 
@@ -185,6 +187,83 @@ fn both_forms_of_values_arrive() {
             target.flush();
             replayed_at(target.port(), &["--mode", mode, sample.path()]);
             sample.assert_in(&target.servers(), mode);
+        }
+    }
+}
+
+/// Streams of a type that the destination does not know are written as an older type, with all that one has.
+#[test]
+fn payloads_of_streams_are_made_for_older_servers() {
+    for from in ["redis-8.10", "valkey-9.1", "redis-7.0"] {
+        if !available(from) {
+            continue;
+        }
+        let source = Server::start(from);
+        let mut client = source.client();
+        for i in 1..=300 {
+            let (id, text) = (format!("{i}-1"), "x".repeat(i));
+            call!(client, "XADD", "large", id, "f", text);
+        }
+        call!(client, "XDEL", "large", "5-1", "250-1");
+        call!(client, "XADD", "none", "7-7", "f", "v");
+        call!(client, "XTRIM", "none", "MAXLEN", "0");
+        for key in ["large", "none"] {
+            for group in ["g", "h"] {
+                call!(client, "XGROUP", "CREATE", key, group, "0");
+                call!(client, "XGROUP", "CREATECONSUMER", key, group, "idle");
+                for consumer in ["c", "d"] {
+                    let read = ["XREADGROUP", "GROUP", group, consumer, "COUNT", "40"];
+                    let read = [&read[..], &["STREAMS", key, ">"]].concat();
+                    let read: Vec<&[u8]> = read.iter().map(|word| word.as_bytes()).collect();
+                    client.call(&read);
+                }
+                call!(client, "XACK", key, group, "3-1", "60-1");
+            }
+        }
+        call!(client, "XDEL", "large", "8-1");
+        let path = source.save();
+        let want = DataSet::read(&mut client);
+        for to in ["redis-7.0", "redis-6.2", "redis-5.0"] {
+            if !available(to) || from == to {
+                continue;
+            }
+            let options: &[&str] = match to {
+                "redis-5.0" => &[],
+                _ => &["--sanitize-dump-payload", "yes"],
+            };
+            for target in [
+                Target::Server(Server::with(to, options)),
+                Target::proxy_over(to, &[], options),
+            ] {
+                let run = replay_at(target.port(), &["--mode", "restore", text(&path)]);
+                assert_eq!(run.code, 0, "{from} {to}: {}", run.stderr);
+                let lost = from != "redis-7.0";
+                assert_eq!(run.stderr.contains("lose their active times"), lost);
+                let lost = to != "redis-7.0";
+                assert_eq!(run.stderr.contains("lose entries-added"), lost);
+                let (mut want, mut got) = (want.clone(), target.data());
+                for data in [&mut want, &mut got] {
+                    let records = data.dbs.values_mut().flat_map(BTreeMap::values_mut);
+                    for record in records {
+                        let Value::Stream(stream) = &mut record.value else {
+                            panic!("{record:?}");
+                        };
+                        stream
+                            .extras
+                            .retain(|name, _| !lost && !name.starts_with("idmp"));
+                        for group in stream.groups.values_mut().filter(|_| lost) {
+                            group.entries_read = None;
+                            if to == "redis-5.0" {
+                                // It tells less of its own.
+                                group.consumers.clear();
+                                let pending = group.pending.values_mut();
+                                pending.for_each(|one| one.delivered_at_ms = None);
+                            }
+                        }
+                    }
+                }
+                assert_eq!(diff(&want, &got), Vec::<String>::new(), "{from} {to}");
+            }
         }
     }
 }

@@ -385,6 +385,14 @@ impl ServerSink<'_> {
         let did = contains(b"equal or smaller") || text.starts_with(b"BUSYGROUP");
         let loaded = item.slot == ONE_NODE
             && (contains(b"already exists") || contains(b"Library not found"));
+        if item.slot == ONE_NODE
+            && contains(b"Library not found")
+            && !self.epochs.of(item.epoch).in_log
+        {
+            // Beside a snapshot libraries are deleted that may be there.
+            self.done(link, item);
+            return Ok(());
+        }
         if (item.again || self.o.resumed) && (did || loaded) {
             // The first try did it.
             self.done(link, item);
