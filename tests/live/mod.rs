@@ -10,6 +10,7 @@ mod resume;
 mod scan;
 mod targets;
 mod times;
+mod tls;
 mod tools;
 
 use std::io::{BufRead, BufReader};
