@@ -228,13 +228,18 @@ impl Live {
 
     /// SIGTERM, after which it ends in order.
     fn terminate(&mut self) -> String {
+        let (code, said) = self.is_told_to_end();
+        assert_eq!(code, 143, "{said}");
+        said
+    }
+
+    /// SIGTERM for a run that may have an end of its own just now.
+    fn is_told_to_end(&mut self) -> (i32, String) {
         let pid = rustix::process::Pid::from_child(&self.process().child);
         if self.is_running() {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
         }
-        let (code, said) = self.ends(END);
-        assert_eq!(code, 143, "{said}");
-        said
+        self.ends(END)
     }
 
     /// SIGKILL. What it said.
