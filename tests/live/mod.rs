@@ -3,6 +3,7 @@
 //! Each test ends with the load stopped and both sides compared. Sources below 7.0 tell how long a key has still to
 //! live, all others until when, so only with those may the ends of keys lie a little apart.
 
+mod clusters;
 mod faults;
 mod files;
 mod refusals;
