@@ -30,6 +30,9 @@ use crate::report::{Log, Summary};
 use crate::run::{self, Finish};
 use crate::target;
 
+/// How long a server has to answer who it is, when a run ends before its end.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
 /// After a signal the run waits for the answers of what is on its way.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -184,18 +187,37 @@ impl<'a> Run<'a> {
     }
 
     /// In what the servers are not those any more that were found at the start. One that does not answer at once is asked
-    /// again: a connection may break here as anywhere.
-    fn changes(&self, dialect: Dialect, before: &[ServerFound]) -> Vec<String> {
+    /// again: a connection may break here as anywhere. A run that was broken off ends soon, and leaves those that are away
+    /// to the next one.
+    fn changes(&self, dialect: Dialect, before: &[ServerFound], broken_off: bool) -> Vec<String> {
         let mut tries = 0;
+        let mut endpoint = self.endpoint.clone();
+        let most = if broken_off {
+            endpoint.timeout = endpoint.timeout.min(LAST_LOOK);
+            2
+        } else {
+            10
+        };
         loop {
             tries += 1;
-            let found = match preflight::servers(&self.endpoint, dialect, before) {
+            let found = match preflight::servers(&endpoint, dialect, before) {
+                Ok(now) if broken_off => {
+                    let is_there = |old: &&ServerFound| {
+                        now.iter().any(|new| match &old.representative {
+                            Some(key) => new.representative.as_ref() == Some(key),
+                            None => new.name == old.name,
+                        })
+                    };
+                    let there: Vec<ServerFound> = before.iter().filter(is_there).cloned().collect();
+                    preflight::restarted(&there, &now)
+                }
                 Ok(now) => preflight::restarted(before, &now),
+                Err(_) if broken_off => Vec::new(),
                 Err(error) => vec![format!(
                     "whether the servers are still those that were loaded cannot be found out: {error}"
                 )],
             };
-            if found.is_empty() || tries == 10 {
+            if found.is_empty() || tries >= most {
                 return found;
             }
             std::thread::sleep(Duration::from_millis(200));
@@ -489,10 +511,15 @@ impl<'a> Run<'a> {
 
     /// The servers of the destination when the first run began. Warns where they are not those any more.
     fn servers(&self, known: Option<&Checkpoint>, destination: &Destination) -> Vec<KnownServer> {
-        let Some(known) = known.filter(|known| !known.done && !known.servers.is_empty()) else {
+        // The load of a live source has an end only where nothing of it may be lost.
+        let goes_on = |known: &&Checkpoint| !known.done || self.live.is_some();
+        let Some(known) = known
+            .filter(goes_on)
+            .filter(|known| !known.servers.is_empty())
+        else {
             return destination.servers.iter().map(known_server).collect();
         };
-        for change in self.changes(destination.dialect, &found_before(&known.servers)) {
+        for change in self.changes(destination.dialect, &found_before(&known.servers), false) {
             self.log.warning(&format!(
                 "{change}, since an earlier run: what that had acknowledged there may be lost"
             ));
@@ -898,9 +925,13 @@ impl<'a> Run<'a> {
                     .to_owned(),
             );
         }
-        if failed.is_none() {
+        // Who follows a source or a log is always interrupted, and a server that has lost what it held refuses what it
+        // would take otherwise.
+        if failed.as_ref().is_none_or(|error| {
+            matches!(error.kind(), ErrorKind::Stopped | ErrorKind::Refused { .. })
+        }) {
             let before = found_before(&lock_keeper(&server.keeper).checkpoint.servers);
-            lost.extend(self.changes(destination.dialect, &before));
+            lost.extend(self.changes(destination.dialect, &before, failed.is_some()));
         }
         let place = server.sink.acknowledged();
         drop(server);
@@ -925,6 +956,7 @@ impl<'a> Run<'a> {
             rejected,
             unanswered,
             lost,
+            is_live: self.live.is_some(),
             place,
             address: self.endpoint.address.to_string(),
         }))
@@ -1025,6 +1057,7 @@ pub struct Ending<'a> {
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,
+    is_live: bool,
     place: Place,
     address: String,
 }
@@ -1096,9 +1129,19 @@ impl Ending<'_> {
             }
         }
         for lost in &self.lost {
-            log.failure(&format!(
-                "{lost}. Compare it with the file, or load it again with --on-exist replace"
-            ));
+            log.failure(&match (&args.logs.checkpoint, self.is_live) {
+                (_, true) => format!(
+                    "{lost}. Compare it with the source, or empty it and begin anew with other names for --rdb and --aof: \
+                     the same command only goes on"
+                ),
+                (Some(path), false) => format!(
+                    "{lost}. Compare it with the file, or empty it and begin anew without {}: the same command only goes on",
+                    path.display()
+                ),
+                (None, false) => format!(
+                    "{lost}. Compare it with the file, or load it again with --on-exist replace"
+                ),
+            });
             if exit == Exit::Done {
                 exit = Exit::Rejected;
             }

@@ -5,7 +5,6 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use redis_migration::ErrorKind;
 use redis_migration::pipeline::Progress;
 use redis_migration::replica::scan::{ScanOptions, scan};
@@ -17,6 +16,7 @@ use crate::support::client::call;
 use crate::support::data::digest;
 use crate::support::server::{Nutcracker, Server, available, free_port};
 use crate::support::text;
+use crate::support::tls::{Certificates, tls_server, tls_server_as};
 
 const PASSWORD: &str = "nobody-shall-see-this";
 
@@ -315,50 +315,7 @@ fn a_socket_in_the_file_system() {
 
 // TLS.
 
-/// Certificates of an authority of our own, in files.
-struct Certificates {
-    dir: tempfile::TempDir,
-    tls_port: u16,
-}
-
 impl Certificates {
-    fn make() -> Certificates {
-        let dir = tempfile::tempdir().expect("a directory");
-        let write = |name: &str, text: String| {
-            std::fs::write(dir.path().join(name), text).expect("a file of PEM");
-        };
-        for name in ["ca", "other-ca"] {
-            let key = KeyPair::generate().expect("a key");
-            let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            write(
-                &format!("{name}.crt"),
-                params.self_signed(&key).expect("a certificate").pem(),
-            );
-            let issuer = Issuer::from_params(&params, &key);
-            for (leaf, year) in [("server", 2999), ("client", 2999), ("expired", 2001)] {
-                let key = KeyPair::generate().expect("a key");
-                let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-                let mut params = CertificateParams::new(names).expect("parameters");
-                params.distinguished_name.push(DnType::CommonName, leaf);
-                params.not_before = rcgen::date_time_ymd(2000, 1, 1);
-                params.not_after = rcgen::date_time_ymd(year, 1, 1);
-                let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-                write(&format!("{name}-{leaf}.crt"), certificate.pem());
-                write(&format!("{name}-{leaf}.key"), key.serialize_pem());
-            }
-        }
-        Certificates {
-            dir,
-            tls_port: free_port(),
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
     /// The endpoint of the port for TLS, under this name.
     fn at(&self, host: &str, tls: Tls) -> Endpoint {
         with_tls(&endpoint(0).at(host, self.tls_port), tls)
@@ -374,39 +331,6 @@ impl Certificates {
     fn trusted(&self, host: &str) -> Endpoint {
         self.at(host, self.trust())
     }
-}
-
-/// A server with a port for TLS beside the plain one.
-fn tls_server(options: &[&str]) -> (Server, Certificates) {
-    tls_server_as("ca-server", options)
-}
-
-fn tls_server_as(leaf: &str, options: &[&str]) -> (Server, Certificates) {
-    let certificates = Certificates::make();
-    let file = |name: &str| text(&certificates.path(name)).to_owned();
-    let port = certificates.tls_port.to_string();
-    let (ca, cert, key) = (
-        file("ca.crt"),
-        file(&format!("{leaf}.crt")),
-        file(&format!("{leaf}.key")),
-    );
-    let tls = [
-        "--tls-port",
-        &port,
-        "--tls-ca-cert-file",
-        &ca,
-        "--tls-cert-file",
-        &cert,
-        "--tls-key-file",
-        &key,
-    ];
-    let without_clients = ["--tls-auth-clients", "no"];
-    let options = match options {
-        [] => &without_clients[..],
-        options => options,
-    };
-    let server = Server::with("redis-7.0", &[&tls, options].concat());
-    (server, certificates)
 }
 
 #[test]

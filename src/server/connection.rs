@@ -390,14 +390,13 @@ impl Connection {
                             (Ok(_), Ok(state)) => self.unpacked = state.plaintext_bytes_to_read(),
                             (_, Err(error)) => {
                                 let _ = tls.write_tls(&mut &self.socket);
-                                let has_cert =
-                                    endpoint.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
                                 return fail(match first.first() {
                                     Some(b'-' | b'+') => format!(
-                                        "it speaks no TLS: leave out --tls, or write redis:// in place of rediss://; it answered {}",
+                                        "it speaks no TLS: leave out {}, or write redis:// in place of rediss://; it answered {}",
+                                        endpoint.ways.tls,
                                         words(&first[1..], endpoint)
                                     ),
-                                    _ => tls::describe(&error, has_cert),
+                                    _ => tls::describe(&error, endpoint),
                                 });
                             }
                             (Err(error), Ok(_)) => {
@@ -416,8 +415,9 @@ impl Connection {
             }
             if !wait(self.socket.as_fd(), tls.wants_write(), deadline) {
                 return fail(format!(
-                    "no answer to the TLS handshake within {}; a port that speaks no TLS keeps silent like this: then leave out --tls",
-                    seconds(self.timeout)
+                    "no answer to the TLS handshake within {}; a port that speaks no TLS keeps silent like this: then leave out {}",
+                    seconds(self.timeout),
+                    endpoint.ways.tls
                 ));
             }
         }
@@ -437,17 +437,19 @@ impl Connection {
         if let Failure::Closed(Some(error), _) = &failure
             && let Some(error) = tls_error(error)
         {
-            let has_cert = endpoint.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
-            return Err(self.unreachable(tls::describe(error, has_cert)));
+            return Err(self.unreachable(tls::describe(error, endpoint)));
         }
+        let ways = endpoint.ways;
         let with_tls = self.tls.is_some();
         let tls_hint = match (with_tls, &endpoint.address) {
-            (false, Address::Tcp { .. }) => "; if it is a port for TLS, --tls is missing",
-            _ => "",
+            (false, Address::Tcp { .. }) => {
+                format!("; if it is a port for TLS, {} is missing", ways.tls)
+            }
+            _ => String::new(),
         };
         let user_hint = match endpoint.user {
-            Some(_) => "; a twemproxy knows no users: leave out --user then",
-            None => "",
+            Some(_) => format!("; a twemproxy knows no users: leave out {} then", ways.user),
+            None => String::new(),
         };
         let why = match failure {
             Failure::Bad(
@@ -456,10 +458,11 @@ impl Connection {
                     what: Wrong::Type(_),
                 },
                 first,
-            ) => not_a_server(&first),
+            ) => not_a_server(&first, ways),
             Failure::Closed(_, false) if with_tls => {
                 format!(
-                    "the connection was closed without an answer; if it asks for a certificate of ours, --tls-cert and --tls-key are missing{user_hint}"
+                    "the connection was closed without an answer; if it asks for a certificate of ours, {} and {} are missing{user_hint}",
+                    ways.cert, ways.key
                 )
             }
             Failure::Closed(_, false) => {
@@ -482,7 +485,7 @@ impl Connection {
             };
         };
         let said = words(error, endpoint);
-        let Ways { password, user } = endpoint.ways;
+        let Ways { password, user, .. } = endpoint.ways;
         let why = match error {
             error if error.starts_with(b"WRONGPASS") && endpoint.password.is_none() => format!(
                 "the user needs a password: {password}; in a URI, :password@ is a password and user@ a user; it answered {said}"
@@ -506,7 +509,7 @@ impl Connection {
             error if contains(error, b"wrong number of arguments") && endpoint.user.is_some() => {
                 format!("it knows no users: leave out {user}; it answered {said}")
             }
-            _ => match self.check_refusal(error, &said) {
+            _ => match self.check_refusal(error, &said, endpoint.ways) {
                 Some(refused) => return Err(refused),
                 None if error.starts_with(b"LOADING") => return Ok(()),
                 None => format!("it refused the login; it answered {said}"),
@@ -530,14 +533,16 @@ impl Connection {
                 endpoint.ways.password
             )));
         }
-        self.check_refusal(error, &said).map_or(Ok(()), Err)
+        self.check_refusal(error, &said, endpoint.ways)
+            .map_or(Ok(()), Err)
     }
 
     /// What a server says that wants nothing of us, whatever was sent.
-    fn check_refusal(&self, error: &[u8], said: &str) -> Option<Error> {
+    fn check_refusal(&self, error: &[u8], said: &str, ways: &Ways) -> Option<Error> {
         if error.starts_with(b"NOPERM") {
             return Some(self.login(format!(
-                "the user lacks a permission: ACL SETUSER on the server gives it, or take another --user; it answered {said}"
+                "the user lacks a permission: ACL SETUSER on the server gives it, or take another {}; it answered {said}",
+                ways.user
             )));
         }
         let why = if error.starts_with(b"DENIED") {
@@ -728,13 +733,16 @@ fn connect_unix(path: &Path, timeout: Duration) -> std::result::Result<OwnedFd, 
 }
 
 /// What it is that does not answer as a server.
-fn not_a_server(first: &[u8]) -> String {
+fn not_a_server(first: &[u8], ways: &Ways) -> String {
     let what = match first {
         [b'H', b'T', b'T', b'P', ..] => "an HTTP server",
         [b'H', ..] | [b'<', ..] => "a web server, it seems",
         [b'{', ..] => "a port that gives JSON, such as that for the statistics of a twemproxy",
         [0x15 | 0x16, 3, ..] => {
-            return "it speaks TLS: --tls, or rediss:// in place of redis://".to_owned();
+            return format!(
+                "it speaks TLS: {}, or rediss:// in place of redis://",
+                ways.tls
+            );
         }
         [b'S', b'S', b'H', ..] => "an SSH server",
         [b'E', b'R', b'R', b'O', b'R', ..] => "a memcached, it seems",

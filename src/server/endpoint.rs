@@ -86,17 +86,30 @@ pub struct Endpoint {
     pub tls: Option<Tls>,
     /// For finding and connecting, for the TLS handshake, and for each answer that is waited for.
     pub timeout: Duration,
-    /// How a person gives the login.
+    /// How a person gives the login and what TLS needs.
     pub ways: &'static Ways,
 }
 
-/// How a person gives the login of a server, for messages.
+/// How a person gives the login of a server and what TLS needs, for messages: a destination's flags are none of the
+/// source's.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ways {
     /// The password.
     pub password: &'static str,
     /// The user.
     pub user: &'static str,
+    /// That TLS is spoken.
+    pub tls: &'static str,
+    /// [`Tls::ca_cert`].
+    pub ca_cert: &'static str,
+    /// [`Tls::cert`].
+    pub cert: &'static str,
+    /// [`Tls::key`].
+    pub key: &'static str,
+    /// [`Tls::sni`].
+    pub sni: &'static str,
+    /// [`Tls::insecure`].
+    pub insecure: &'static str,
 }
 
 impl Ways {
@@ -104,11 +117,23 @@ impl Ways {
     pub const DESTINATION: Ways = Ways {
         password: "-a, --askpass or REDISCLI_AUTH",
         user: "--user",
+        tls: "--tls",
+        ca_cert: "--cacert",
+        cert: "--tls-cert",
+        key: "--tls-key",
+        sni: "--sni",
+        insecure: "--insecure",
     };
     /// Of the source of a live migration.
     pub const SOURCE: Ways = Ways {
         password: "-sauth, --from-askpass or REDIS_MIGRATION_SOURCE_AUTH",
         user: "--from-user",
+        tls: "--from-tls",
+        ca_cert: "--from-cacert",
+        cert: "--from-tls-cert",
+        key: "--from-tls-key",
+        sni: "--from-sni",
+        insecure: "--from-insecure",
     };
 }
 

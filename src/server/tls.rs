@@ -13,7 +13,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::endpoint::{Address, Endpoint, Tls};
+use super::endpoint::{Address, Endpoint, Tls, Ways};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Ciphertext that waits for the socket. Without a limit a slow server would have all that is meant for it pile up.
@@ -37,7 +37,7 @@ pub(super) fn client(endpoint: &Endpoint, tls: &Tls) -> Result<ClientConnection>
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(TrustAll(provider)))
     } else {
-        builder.with_root_certificates(trusted(tls, &refuse)?)
+        builder.with_root_certificates(trusted(tls, endpoint.ways, &refuse)?)
     };
     let config = match &tls.cert {
         Some(cert) => {
@@ -64,7 +64,8 @@ pub(super) fn client(endpoint: &Endpoint, tls: &Tls) -> Result<ClientConnection>
     };
     let name = ServerName::try_from(name.to_owned()).map_err(|_| {
         refuse(format!(
-            "{name:?} is no name that a certificate could bear; --sni gives another"
+            "{name:?} is no name that a certificate could bear; {} gives another",
+            endpoint.ways.sni
         ))
     })?;
     let mut client = ClientConnection::new(Arc::new(config), name)
@@ -73,7 +74,7 @@ pub(super) fn client(endpoint: &Endpoint, tls: &Tls) -> Result<ClientConnection>
     Ok(client)
 }
 
-fn trusted(tls: &Tls, refuse: &dyn Fn(String) -> Error) -> Result<RootCertStore> {
+fn trusted(tls: &Tls, ways: &Ways, refuse: &dyn Fn(String) -> Error) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     match &tls.ca_cert {
         Some(path) => {
@@ -88,10 +89,10 @@ fn trusted(tls: &Tls, refuse: &dyn Fn(String) -> Error) -> Result<RootCertStore>
             // Systems hold some that nothing can read; the others do.
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                return Err(refuse(
-                    "the system has no certificates to trust; name a file of them with --cacert"
-                        .to_owned(),
-                ));
+                return Err(refuse(format!(
+                    "the system has no certificates to trust; name a file of them with {}",
+                    ways.ca_cert
+                )));
             }
         }
     }
@@ -124,17 +125,30 @@ fn bad_file(path: &Path, what: &str, error: pem::Error) -> Error {
 }
 
 /// Why a handshake failed, and what can be done about it.
-pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
+pub(super) fn describe(error: &rustls::Error, endpoint: &Endpoint) -> String {
     use rustls::AlertDescription as Alert;
+    let has_cert = endpoint.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
+    let Ways {
+        tls,
+        ca_cert,
+        cert,
+        key,
+        sni,
+        insecure,
+        ..
+    } = endpoint.ways;
     match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
             // A bad signature is one by another authority of the same name: one that was made anew, mostly.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "its certificate is signed by nobody who is trusted; name the certificate of its authority with --cacert"
-                    .to_owned()
+                format!(
+                    "its certificate is signed by nobody who is trusted; name the certificate of its authority with {ca_cert}"
+                )
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("its certificate is for another name ({certificate}); --sni gives the name it has to bear")
+                format!(
+                    "its certificate is for another name ({certificate}); {sni} gives the name it has to bear"
+                )
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired; check the clocks".to_owned()
@@ -143,24 +157,29 @@ pub(super) fn describe(error: &rustls::Error, has_cert: bool) -> String {
                 "its certificate is not valid yet; check the clocks".to_owned()
             }
             other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
-                "its certificate is that of an authority (CA:TRUE) and no server's; give it one that the authority has \
-                 signed, or take any with --insecure"
-                    .to_owned()
+                format!(
+                    "its certificate is that of an authority (CA:TRUE) and no server's; give it one that the authority has \
+                     signed, or take any with {insecure}"
+                )
             }
             other => format!("its certificate cannot be trusted: {other}"),
         },
         rustls::Error::AlertReceived(Alert::CertificateRequired) => {
-            "it asks for a certificate of ours: --tls-cert and --tls-key".to_owned()
+            format!("it asks for a certificate of ours: {cert} and {key}")
         }
         rustls::Error::AlertReceived(alert) if has_cert => {
-            format!("it refused the TLS handshake ({alert:?}); check that it trusts the certificate of --tls-cert")
+            format!(
+                "it refused the TLS handshake ({alert:?}); check that it trusts the certificate of {cert}"
+            )
         }
         // Before TLS 1.3 that is also how a certificate of ours is asked for.
         rustls::Error::AlertReceived(alert) => format!(
-            "it refused the TLS handshake ({alert:?}); if it asks for a certificate of ours, --tls-cert and --tls-key are missing"
+            "it refused the TLS handshake ({alert:?}); if it asks for a certificate of ours, {cert} and {key} are missing"
         ),
         rustls::Error::InvalidMessage(_) => {
-            "what it answers is not TLS; check the port, or leave out --tls to speak to it in plain".to_owned()
+            format!(
+                "what it answers is not TLS; check the port, or leave out {tls} to speak to it in plain"
+            )
         }
         other => format!("the TLS handshake failed: {other}"),
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{END, Live, SOON, ends_equal, fill, info, replicates, source, until};
+use super::{END, Live, SOON, ends_equal, fill, info, is_equal, names, replicates, source, until};
 use crate::replay::Target;
 use crate::support::client::{Reply, call};
 use crate::support::load::{Load, Mix};
@@ -554,6 +554,80 @@ fn a_destination_that_is_cut_off_again_and_again() {
     load.stop();
     ends_equal(&mut live, &source, &target);
     live.terminate();
+}
+
+/// A server that forgets everything when it is started again: whoever was there names it at the end, and no run that goes
+/// on with that load ends as if all were there.
+fn comes_again_empty(target: &Target, is_told_of: bool) {
+    let source = source("redis-7.0", &[]);
+    fill(&source, 2000);
+    let load = Load::mixed(&source, Mix::narrow());
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    load.does(500);
+    let servers = target.servers();
+    let again = || {
+        let one = servers[servers.len() / 2];
+        one.kill();
+        one.restart();
+    };
+    if is_told_of {
+        again();
+        load.does(1000);
+        load.stop();
+        // What is not there cannot be changed, which may end it before.
+        let (code, said) = live.is_told_to_end();
+        assert!(matches!(code, 143 | 5), "{code}: {said}");
+        assert!(names(&said, &["was started anew", "begin anew"]), "{said}");
+    } else {
+        load.stop();
+        live.acknowledges(&source);
+        live.kill();
+        again();
+    }
+    live.words
+        .extend(["--until", "caught-up"].map(str::to_owned));
+    live.start();
+    let (code, said) = live.ends(SOON);
+    assert!(matches!(code, 1 | 5), "{code}: {said}");
+    assert!(names(&said, &["was started anew", "begin anew"]), "{said}");
+    assert!(
+        live.files()
+            .iter()
+            .any(|name| name == "appendonly.aof.spool")
+    );
+
+    target.flush();
+    let words = ["--until", "caught-up"];
+    let mut anew = Live::new(source.port, target.port(), &words).started();
+    let (code, said) = anew.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    is_equal(&anew, &source, target, 0);
+}
+
+#[test]
+fn a_server_that_comes_again_empty_is_named() {
+    comes_again_empty(&Target::server("redis-7.0"), true);
+}
+
+#[test]
+fn a_server_behind_a_proxy_that_comes_again_empty_is_named() {
+    comes_again_empty(&Target::proxy(&[]), true);
+}
+
+#[test]
+fn a_master_that_comes_again_empty_is_named() {
+    comes_again_empty(&Target::cluster(), true);
+}
+
+#[test]
+fn a_server_that_comes_again_empty_between_two_runs_is_named() {
+    comes_again_empty(&Target::server("redis-7.0"), false);
+}
+
+#[test]
+fn a_server_behind_a_proxy_that_comes_again_empty_between_two_runs_is_named() {
+    comes_again_empty(&Target::proxy(&[]), false);
 }
 
 /// A disk that is full, or rather files that may not grow: the run ends with the word of a local file, and goes on when

@@ -3,6 +3,7 @@
 //! Each test ends with the load stopped and both sides compared. Sources below 7.0 tell how long a key has still to
 //! live, all others until when, so only with those may the ends of keys lie a little apart.
 
+mod clusters;
 mod faults;
 mod files;
 mod refusals;
@@ -10,6 +11,7 @@ mod resume;
 mod scan;
 mod targets;
 mod times;
+mod tls;
 mod tools;
 
 use std::io::{BufRead, BufReader};
@@ -227,13 +229,18 @@ impl Live {
 
     /// SIGTERM, after which it ends in order.
     fn terminate(&mut self) -> String {
+        let (code, said) = self.is_told_to_end();
+        assert_eq!(code, 143, "{said}");
+        said
+    }
+
+    /// SIGTERM for a run that may have an end of its own just now.
+    fn is_told_to_end(&mut self) -> (i32, String) {
         let pid = rustix::process::Pid::from_child(&self.process().child);
         if self.is_running() {
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
         }
-        let (code, said) = self.ends(END);
-        assert_eq!(code, 143, "{said}");
-        said
+        self.ends(END)
     }
 
     /// SIGKILL. What it said.

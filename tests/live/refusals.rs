@@ -12,7 +12,7 @@ use crate::support::load::{Load, Mix};
 use crate::support::server::Server;
 
 /// A run that must end soon, with this code, and with the destination and the directory as they were.
-fn is_refused(mut live: Live, code: i32, words: &[&str], target: &Target) -> String {
+pub(super) fn is_refused(mut live: Live, code: i32, words: &[&str], target: &Target) -> String {
     let before = live.files();
     let begin = Instant::now();
     live.start();

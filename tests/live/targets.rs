@@ -63,6 +63,29 @@ fn valkey_9_1_into_a_server() {
     }
 }
 
+/// With all that only it has: lives of fields that are set as they are read, references that are kept or not, ids that
+/// are given once, arrays and vector sets.
+#[test]
+fn redis_8_10_into_a_server() {
+    if all(&["redis-8.10"]) {
+        let mix = Mix {
+            field_ttl: true,
+            newest: true,
+            ..Mix::wide()
+        };
+        moves("redis-8.10", &[], &Target::server("redis-8.10"), mix, &[]);
+    }
+}
+
+/// What both know: the snapshot is of a version that the destination cannot read, and its values go in another form.
+#[test]
+fn redis_8_10_into_an_older_server() {
+    if all(&["redis-8.10"]) {
+        let target = Target::server("redis-7.0");
+        moves("redis-8.10", &[], &target, Mix::wide(), &[]);
+    }
+}
+
 #[test]
 fn redis_6_2_into_servers_behind_a_proxy() {
     if all(&["redis-6.2"]) {

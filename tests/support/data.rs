@@ -169,8 +169,8 @@ impl DataSet {
         }
     }
 
-    /// Makes the ends of keys in the other the same where they lie no further apart than this, and forgets what of it
-    /// this one's server does not know.
+    /// Makes the ends of keys in the other the same where they lie no further apart than this, and forgets on each side
+    /// what the other's server does not know.
     fn meet(&mut self, other: &mut DataSet, slack_ms: i64) {
         let near = |a: Option<i64>, b: &mut Option<i64>| {
             if let (Some(a), Some(at)) = (a, b.as_mut())
@@ -185,6 +185,17 @@ impl DataSet {
                     continue;
                 };
                 near(record.expires_at_ms, &mut got.expires_at_ms);
+                if let (Value::Stream(want), Value::Stream(got)) =
+                    (&mut record.value, &mut got.value)
+                {
+                    // Servers below 8.6 take no ids that are given once.
+                    let knows = |stream: &Stream| stream.extras.contains_key("idmp-duration");
+                    if knows(want) != knows(got) {
+                        for stream in [want, got] {
+                            stream.extras.retain(|name, _| !name.starts_with("idmp-"));
+                        }
+                    }
+                }
                 // A server below 7.0 counts nothing that a later one could be asked for.
                 if let (Value::Stream(want), Value::Stream(got)) =
                     (&mut record.value, &mut got.value)

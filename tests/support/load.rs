@@ -21,6 +21,8 @@ pub(crate) struct Mix {
     pub(crate) dbs: u64,
     /// Fields of hashes that expire.
     pub(crate) field_ttl: bool,
+    /// What came with Redis 8.0 to 8.10, commands and types.
+    pub(crate) newest: bool,
     /// Commands a second, of all clients together.
     pub(crate) per_second: u64,
     pub(crate) seed: u64,
@@ -33,6 +35,7 @@ impl Mix {
             several_keys: false,
             dbs: 1,
             field_ttl: false,
+            newest: false,
             per_second: 2000,
             seed: 0x10ad,
         }
@@ -84,6 +87,36 @@ const SINGLE: &[(&str, &str)] = &[
 
 const FIELD_TTL: &str =
     "HSET K:t V V V V|HPEXPIRE K:t S FIELDS 1 V|HEXPIRE K:t L FIELDS 1 V|HPERSIST K:t FIELDS 1 V";
+
+/// For Redis 8.10.
+const NEWEST: &[(&str, &str)] = &[
+    (
+        "string",
+        "SET K V IFEQ V|SET K V IFNE V PX S|DELEX K IFEQ V|MSETEX 2 K V J V PX S|MSETEX 2 K V J V EX L|\
+         INCREX K:n BYINT N EX L|INCREX K:n UBOUND 40 PX S",
+    ),
+    (
+        "hash",
+        "HSETEX K:t PX S FIELDS 2 V V V V|HSETEX K:t FNX EX L FIELDS 1 V V|HSETEX K:t KEEPTTL FIELDS 1 V V|\
+         HGETEX K:t PX S FIELDS 1 V|HGETEX K:t EX L FIELDS 2 V V|HGETEX K:t PERSIST FIELDS 1 V|HGETDEL K:t FIELDS 1 V",
+    ),
+    (
+        "stream",
+        "XADD K KEEPREF MAXLEN 30 * f V|XADD K DELREF MAXLEN 30 * f V|XADD K ACKED MAXLEN 30 * f V|XADD K IDMP V N * f V|\
+         XADD K IDMPAUTO V * f V|XDELEX K DELREF IDS 1 I|XDELEX K ACKED IDS 1 I|XACKDEL K g DELREF IDS 1 I|\
+         XNACK K g FAIL IDS 1 I|XTRIM K MAXLEN 20 DELREF|XCFGSET K IDMP-DURATION 900 IDMP-MAXSIZE N|\
+         XREADGROUP GROUP g c COUNT 3 CLAIM 0 STREAMS K >",
+    ),
+    (
+        "array",
+        "ARSET K N V V|ARSET K 100000 V|ARINSERT K V V|ARMSET K N V 700 V|ARDEL K N|ARSEEK K N|ARDELRANGE K 2 4|\
+         ARRING K 9 V|EXPIRE K L|PEXPIRE K S|DEL K|COPY K J REPLACE",
+    ),
+    (
+        "vectorset",
+        "VADD K VALUES 3 N 0.5 1 V|VADD K VALUES 3 1 N 2 V SETATTR {}|VREM K V|VSETATTR K V {\"n\":1}|EXPIRE K L|RENAME K J",
+    ),
+];
 
 /// For keys of any type.
 const ANY: &str =
@@ -349,6 +382,10 @@ fn one(mix: Mix, dice: &mut Dice, ids: &VecDeque<(String, String)>) -> Vec<Strin
             (kind, dice.one_of(several))
         }
         5 if mix.field_ttl => ("hash", dice.one_of(FIELD_TTL)),
+        6..=8 if mix.newest => {
+            let (kind, newest) = NEWEST[dice.below(NEWEST.len() as u64) as usize];
+            (kind, dice.one_of(newest))
+        }
         _ => (kind, dice.one_of(single)),
     };
     let mut words: Vec<String> = Vec::new();

@@ -9,6 +9,7 @@ pub(crate) mod relay;
 pub(crate) mod resp;
 pub(crate) mod script;
 pub(crate) mod server;
+pub(crate) mod tls;
 
 use std::path::{Path, PathBuf};
 

@@ -308,7 +308,8 @@ impl Rewriter<'_> {
             };
             return Decision::lines(vec![line.all(fields_at(spec, &args, fields))]);
         }
-        if keeps {
+        // Sources from 8.0 on write HINCRBYFLOAT so. Where fields have no lives, there is none that HSET would end.
+        if keeps && target.has(Feature::FieldExpiry) {
             return reject("HSETEX … KEEPTTL needs Redis 8.0 or Valkey 9.0");
         }
         let pairs: Vec<&'a [u8]> = fields_at(spec, &args, fields).skip(2).collect();

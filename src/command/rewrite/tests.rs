@@ -448,6 +448,7 @@ fn older_servers_get_their_own_words() {
                 "HSETEX k PXAT 5000 FIELDS 1 f v",
                 "!HPEXPIREAT needs Redis 7.4 or Valkey 9.0…",
             ),
+            ("HSETEX k KEEPTTL FIELDS 1 f v", "HSET k f v"),
             ("COPY a b", "!COPY needs Redis 6.2…"),
         ],
     );
@@ -456,6 +457,7 @@ fn older_servers_get_their_own_words() {
         &[
             ("UNLINK a b", "DEL a b"),
             ("HSET k a 1 b 2", "HMSET k a 1 b 2"),
+            ("HSETEX k KEEPTTL FIELDS 2 a 1 b 2", "HMSET k a 1 b 2"),
             ("HSET k a 1", "HSET k a 1"),
             ("SET k v KEEPTTL", "!SET … KEEPTTL needs Redis 6.0"),
             ("XADD k 1-1 f v", "!XADD needs Redis 5.0…"),
@@ -464,10 +466,16 @@ fn older_servers_get_their_own_words() {
     );
     each(
         &target(Dialect::Redis, "7.4"),
-        &[(
-            "HSETEX k PXAT 5000 FIELDS 2 f v g w",
-            "HSET k f v g w; HPEXPIREAT k 5000 FIELDS 2 f g",
-        )],
+        &[
+            (
+                "HSETEX k PXAT 5000 FIELDS 2 f v g w",
+                "HSET k f v g w; HPEXPIREAT k 5000 FIELDS 2 f g",
+            ),
+            (
+                "HSETEX k KEEPTTL FIELDS 1 f v",
+                "!HSETEX … KEEPTTL needs Redis 8.0 or Valkey 9.0",
+            ),
+        ],
     );
 }
 
