@@ -18,6 +18,7 @@ use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::command::encode::{OnExist, Settings};
 use redis_migration::command::target::Target;
+use redis_migration::file::Disk;
 use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
@@ -733,7 +734,7 @@ impl Watch<'_> {
             && self.metrics.elapsed() >= METRICS_EVERY
         {
             self.metrics = Instant::now();
-            if let Err(text) = report::replace(path, &stage.metrics(&now)) {
+            if let Err(text) = report::replace(path, &stage.metrics(&now), Disk::Unsynced) {
                 migration.log.warning(&text);
             }
         }

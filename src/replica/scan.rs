@@ -22,7 +22,8 @@ use crate::cursor::Cursor;
 use crate::encoding::crc64::Crc64;
 use crate::encoding::length::{length, write_length};
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName, Result};
-use crate::input::{Mapped, Spool, directory_of};
+use crate::file::sync_name;
+use crate::input::{Mapped, Spool};
 use crate::pipeline::Progress;
 use crate::rdb::opcode;
 use crate::resp::write::append_command;
@@ -1141,10 +1142,7 @@ impl Writer {
         let failed = |e| Error::io(format!("{} cannot be completed", self.target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&self.partial, &self.target).map_err(failed)?;
-        // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(directory_of(&self.target)) {
-            let _ = dir.sync_all();
-        }
+        sync_name(&self.target);
         Ok(self.written)
     }
 

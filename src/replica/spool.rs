@@ -29,7 +29,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +40,7 @@ use super::stream::{Record, Splitter};
 use crate::aof::checkpoint::{self, escape, load_with, parse_json, unescape, write_json};
 use crate::aof::manifest::Manifest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file::{Disk, remove_leftover, replace, sync_name};
 use crate::input::directory_of;
 use crate::resp::parse::LINE_BYTES;
 use crate::resp::write::append_command;
@@ -425,6 +426,10 @@ impl Spool {
                 }
             }
         };
+        // What a run was about to replace when it was killed. The locks are ours.
+        for path in [&names.aof, &state_path, &names.checkpoint()] {
+            remove_leftover(path);
+        }
         let spool = Spool(Arc::new(Shared {
             names,
             keep: opening.keep,
@@ -596,7 +601,7 @@ impl Spool {
         if ended {
             std::fs::rename(&names.rdb, &aside)
                 .map_err(|e| Error::io(format!("{} cannot be renamed", names.rdb.display()), e))?;
-            sync_dir(&names.rdb);
+            sync_name(&names.rdb);
         } else {
             for seq in &inner.listed {
                 remove(&names.segment(*seq))?;
@@ -642,7 +647,7 @@ impl Spool {
                 e,
             )
         })?;
-        sync_dir(&names.rdb);
+        sync_name(&names.rdb);
         inner.state.snapshot_bytes = Some(bytes);
         self.save(&mut inner)
     }
@@ -1029,13 +1034,6 @@ fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// Where directories cannot be synced, a name does not survive a power cut; nothing can be done about it.
-fn sync_dir(path: &Path) {
-    if let Ok(dir) = File::open(directory_of(path)) {
-        let _ = dir.sync_all();
-    }
-}
-
 fn damaged(path: &Path, why: String) -> Error {
     Error::plain(ErrorKind::SpoolDamaged {
         path: path.display().to_string(),
@@ -1067,7 +1065,6 @@ fn write_manifest(names: &Names, listed: &[u64]) -> Result<()> {
     if listed.is_empty() {
         return remove(path);
     }
-    let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
     let mut text = Vec::new();
     for seq in listed {
         text.extend(b"file ");
@@ -1078,18 +1075,7 @@ fn write_manifest(names: &Names, listed: &[u64]) -> Result<()> {
         );
         text.extend(format!(" seq {seq} type i\n").bytes());
     }
-    let mut file = tempfile::Builder::new()
-        .prefix(".redis-migration-")
-        .tempfile_in(directory_of(path))
-        .map_err(failed)?;
-    file.write_all(&text).map_err(failed)?;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))
-        .map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    sync_dir(path);
-    Ok(())
+    replace(path, &text, Disk::Synced)
 }
 
 /// A word of a manifest, in quotes where it would not be one without.
@@ -1387,6 +1373,21 @@ mod tests {
         spool.remove().expect("all is ours");
         drop(spool);
         assert_eq!(there(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_about_to_be_replaced_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        let was = there(dir.path());
+        for name in ["log.aof", "log.aof.spool", "log.aof.checkpoint"] {
+            let left = dir.path().join(format!(".redis-migration-{name}"));
+            std::fs::write(left, "half of").expect("a file");
+        }
+        drop(open(dir.path()).expect("a spool"));
+        assert_eq!(there(dir.path()), was);
     }
 
     #[test]

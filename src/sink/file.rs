@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Sink;
 use crate::error::{Error, Result};
-use crate::input::directory_of;
+use crate::file::sync_name;
 use crate::resp::write::Block;
 
 /// Writes to a file, a pipe or a terminal.
@@ -208,10 +208,7 @@ impl FileSink {
         let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&partial, &target).map_err(failed)?;
-        // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(directory_of(&target)) {
-            let _ = dir.sync_all();
-        }
+        sync_name(&target);
         Ok(())
     }
 
