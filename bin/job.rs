@@ -507,6 +507,7 @@ impl<'a> Job<'a> {
                 output,
                 torn: self.torn,
                 sent: None,
+                live: None,
                 exit: Exit::Done,
             },
             output: self.output,

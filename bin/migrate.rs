@@ -32,6 +32,7 @@ use redis_migration::server::preflight::Destination;
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
 use redis_migration::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
 
 use crate::args::{MethodArg, MigrateArgs, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
@@ -299,7 +300,7 @@ impl Migration<'_> {
             run.attempt(known, inputs, &destination, run.rejects()?, None)
         })();
         match attempt {
-            Ok(attempt) => self.end(attempt, spool),
+            Ok(attempt) => self.end(attempt, spool, self.figures(progress, true)),
             Err(early) => run.finish(early),
         }
     }
@@ -320,6 +321,7 @@ impl Migration<'_> {
                 Box::new(move |said| say(log, &source, said))
             },
         };
+        let mut connected = false;
         let attempt = std::thread::scope(|scope| {
             let receiver = std::thread::Builder::new()
                 .name("receiver".to_owned())
@@ -344,6 +346,7 @@ impl Migration<'_> {
                     Err(Error::io("threads cannot be started", error).into())
                 }
             };
+            connected = self.live.progress().connected;
             self.live.stop();
             if let Ok(receiver) = receiver {
                 receiver.join().expect("the receiver does not panic");
@@ -351,7 +354,7 @@ impl Migration<'_> {
             attempt
         });
         match attempt {
-            Ok(attempt) => self.end(attempt, spool),
+            Ok(attempt) => self.end(attempt, spool, self.figures(progress, connected)),
             Err(early) => self.run(progress, None).finish(early),
         }
     }
@@ -657,8 +660,40 @@ impl Migration<'_> {
         Ok(())
     }
 
+    /// What the summary tells of the source, and of how far it was followed. The receiver has ended, and the files are
+    /// still there.
+    fn figures(&self, progress: &Progress, connected: bool) -> Value {
+        let now = self.live.progress();
+        let sent = *lock(&self.sent);
+        let (phase, behind_bytes, behind_seconds) = self.stage(progress, &now, &sent).figures(&now);
+        let source = self.from.address.to_string();
+        if !self.is_followed() {
+            return json!({"source": source, "phase": PHASES[phase - 1]});
+        }
+        json!({
+            "source": source,
+            "source_version": now.source_version,
+            "phase": PHASES[phase - 1],
+            "connected": connected,
+            "replid": now.replid,
+            "source_offset": now.received,
+            "source_offset_on_disk": now.synced,
+            "behind_bytes": behind_bytes,
+            "behind_seconds": behind_seconds,
+            "snapshot_bytes": now.snapshot_bytes,
+            "delta_bytes": now.delta_bytes,
+            "generation": now.generation,
+            "full_syncs": now.full_syncs,
+            "partial_syncs": now.partial_syncs,
+            "reconnects": now.reconnects,
+        })
+    }
+
     /// The last words, and what becomes of the files.
-    fn end<'s>(&'s self, attempt: Attempt<'s>, spool: Spool) -> Finish<'s> {
+    fn end<'s>(&'s self, mut attempt: Attempt<'s>, spool: Spool, figures: Value) -> Finish<'s> {
+        if let Attempt::Sent(ending) = &mut attempt {
+            ending.summary.live = Some(figures);
+        }
         let finish = attempt.finish();
         Box::new(move |signal| {
             let exit = finish(signal);
@@ -741,6 +776,9 @@ impl Watch<'_> {
     }
 }
 
+/// What the phases are called.
+const PHASES: [&str; 4] = ["SYNC", "RDB", "AOF", "ONLINE"];
+
 /// Where a migration stands.
 enum Stage {
     /// The snapshot is received: bytes, and how many there will be, where that is known.
@@ -811,18 +849,23 @@ impl Stage {
         }
     }
 
-    fn metrics(&self, now: &Received) -> String {
-        let (number, behind, late) = match self {
-            Stage::Sync(..) => (1, 0, 0.0),
-            Stage::Rdb(..) => (2, 0, 0.0),
+    /// The number of the phase, bytes received and not acknowledged, and their age in seconds.
+    fn figures(&self, now: &Received) -> (usize, u64, f64) {
+        match self {
+            Stage::Sync(..) => (1, now.delta_bytes, 0.0),
+            Stage::Rdb(..) => (2, now.delta_bytes, 0.0),
             Stage::Aof(done, total) => (3, total - done, 0.0),
             Stage::Online(behind, _, late) => (4, *behind, *late),
-        };
+        }
+    }
+
+    fn metrics(&self, now: &Received) -> String {
+        let (number, behind, late) = self.figures(now);
         report::metrics(&[
             (
                 "phase",
                 "Phase of the migration: 1 SYNC, 2 RDB, 3 AOF, 4 ONLINE.",
-                f64::from(number),
+                number as f64,
             ),
             (
                 "behind_bytes",

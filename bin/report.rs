@@ -159,6 +159,8 @@ pub struct Summary {
     pub torn: bool,
     /// What a destination answered, and whether it acknowledged all of it.
     pub sent: Option<(Counts, bool)>,
+    /// Where a live migration stands.
+    pub live: Option<Value>,
     pub exit: Exit,
 }
 
@@ -410,6 +412,7 @@ impl Summary {
                 "passed_over": sent.passed_over,
                 "doubtful": sent.doubtful,
             })),
+            "live": self.live,
             "bytes_in": self.bytes_in(),
             "bytes_out": self.bytes_out,
             "seconds": self.seconds,
