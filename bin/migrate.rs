@@ -457,7 +457,7 @@ impl Migration<'_> {
         false
     }
 
-    /// Waits until the receiver has a snapshot whole; gives its number.
+    /// Waits until the receiver has a snapshot whole, and a segment for what follows; gives its number.
     fn wait_for_snapshot(&self, progress: &Progress) -> Result<u64> {
         loop {
             progress.check_stop()?;
@@ -465,7 +465,7 @@ impl Migration<'_> {
             if let Some(error) = lock(&self.failure).take() {
                 return Err(error);
             }
-            if now.snapshot_whole {
+            if now.snapshot_whole && now.segment > 0 {
                 return Ok(now.generation);
             }
             self.live.wait(now.changes, Duration::from_millis(100));

@@ -311,6 +311,18 @@ impl Header {
     }
 }
 
+/// Whether a file begins as a segment of any spool does. One that cannot be read does not.
+pub fn is_segment(path: &Path) -> bool {
+    // A pipe would be waited for.
+    if !std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    let mut begins = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LINE_BYTES as u64).read_to_end(&mut begins))
+        .is_ok_and(|_| matches!(header_of(&begins, path), Ok(Some(_))))
+}
+
 /// Unix milliseconds of an `#MS:` line, which tells when what follows was received.
 pub fn received_at_ms(line: &[u8]) -> Option<i64> {
     let digits = line.strip_prefix(b"#MS:")?.strip_suffix(b"\n")?;

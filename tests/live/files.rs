@@ -83,6 +83,47 @@ fn files_that_are_kept_are_good_for_everything() {
     }
 }
 
+/// A manifest lists the segments of one generation. Those of the ones before are there by right, and so are those of
+/// another migration.
+#[test]
+fn nothing_is_said_of_files_that_are_its_own() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 100);
+    let other = Server::start("redis-7.0");
+    let mut beside = Live::new(other.port, target.port(), &["--keep-spool"]);
+    for (from, to) in [("dump.rdb", "other.rdb"), ("appendonly.aof", "other.aof")] {
+        let word = beside.words.iter_mut().find(|word| *word == from);
+        *word.expect("it is named") = to.to_owned();
+    }
+    let mut live = Live::new(source.port, target.port(), &["--keep-spool"]).beside(&beside);
+    std::fs::write(live.path("foreign.aof.1.incr.aof"), "x").expect("a file");
+    beside.start();
+    beside.catches_up();
+    live.start();
+    live.catches_up();
+    live.kill();
+    call!(source.client(), "DEBUG", "CHANGE-REPL-ID");
+    live.start();
+    live.until("another snapshot", SOON, |_| {
+        info(&source, "stats", "sync_full") == 2
+    });
+    live.acknowledges(&source);
+    live.catches_up();
+    let (rdb, aof) = (live.path("dump.rdb"), live.path("appendonly.aof"));
+    let converted = convert(&[text(&rdb), text(&aof)]);
+    assert_eq!(converted.code, 0, "{}", converted.stderr);
+    assert!(live.path("appendonly.aof.1.incr.aof").exists());
+    live.terminate();
+    beside.terminate();
+    for said in [&live.before, &beside.before, &converted.stderr] {
+        assert!(!said.contains("waiting for"), "{said}");
+        for line in said.lines().filter(|line| line.contains("not listed")) {
+            assert!(line.contains("foreign.aof.1.incr.aof is not"), "{line}");
+        }
+        assert!(said.contains("foreign.aof.1.incr.aof is not"), "{said}");
+    }
+}
+
 /// Only an end that was asked for by --until is one after which nobody comes back.
 #[test]
 fn files_stay_for_whoever_comes_back() {
