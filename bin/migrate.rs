@@ -275,15 +275,15 @@ impl Migration<'_> {
             if spool.state().snapshot_bytes.is_none() {
                 let report = scan::scan(
                     &ScanOptions {
-                        // The name is ours by now.
+                        // The name is ours.
                         force: true,
                         databases: Some(self.args.filter.db.clone()).filter(|dbs| !dbs.is_empty()),
-                        ..ScanOptions::new(self.from.clone(), self.names.rdb.clone())
+                        ..ScanOptions::new(self.from.clone(), self.names.partial())
                     },
                     progress,
                     &mut |said| self.log.warning(&format!("{}: {said}", self.from.address)),
                 )?;
-                spool.set_snapshot(report.bytes)?;
+                spool.finish_snapshot(report.bytes)?;
             }
             Ok::<_, Error>(())
         })();
