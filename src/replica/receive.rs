@@ -318,7 +318,7 @@ impl<'a> Receiver<'a> {
         if self.delta.is_some() {
             self.show_synced();
         }
-        settled.map(drop)
+        settled.and_then(|_| self.options.spool.set_settled())
     }
 
     fn run(&mut self) -> Result<()> {

@@ -208,6 +208,9 @@ pub struct State {
     pub reconciled: u64,
     /// Earlier generations of which the files are still there.
     pub previous: Vec<Previous>,
+    /// Since which start of the machine segments are written that may not be on the disk; empty where all is, and where
+    /// the machine does not tell.
+    pub boot: String,
     /// When the file was written (RFC 3339).
     pub written_at: Timestamp,
 }
@@ -244,6 +247,7 @@ impl State {
             next_seq: 1,
             reconciled: 1,
             previous: Vec::new(),
+            boot: String::new(),
             written_at: Timestamp::now(),
         }
     }
@@ -440,6 +444,14 @@ impl Spool {
         for path in [&names.aof, &state_path, &names.checkpoint()] {
             remove_leftover(path);
         }
+        let mut inner = inner;
+        let boot = boot();
+        let was = std::mem::replace(&mut inner.state.boot, boot.clone());
+        if !was.is_empty() && was != boot {
+            // The end of the delta may be lost, and the destination have it. What the source would give once more would
+            // not stand where it stood, for the lines that tell the time are others; so commands could not be known again.
+            inner.state.replid.clear();
+        }
         let spool = Spool(Arc::new(Shared {
             names,
             keep: opening.keep,
@@ -608,6 +620,13 @@ impl Spool {
         remove(&names.aof)
     }
 
+    /// Notes that all that was written is on the disk, and that nothing more is written.
+    pub(super) fn set_settled(&self) -> Result<()> {
+        let mut inner = self.lock();
+        inner.state.boot.clear();
+        self.save(&mut inner)
+    }
+
     /// Takes a replication id that stands for the same history, as it is after a failover.
     pub(super) fn set_replid(&self, replid: &str) -> Result<()> {
         let mut inner = self.lock();
@@ -693,7 +712,7 @@ impl Spool {
     }
 
     /// Where the delta goes on: behind the last whole unit. None where no snapshot is whole, or the source has no
-    /// replication id to go on with.
+    /// replication id to go on with; neither after a power cut.
     pub(super) fn resume(&self) -> Result<Option<Resume>> {
         let found = self.lock().resume.take();
         match found {
@@ -1106,6 +1125,12 @@ fn numbers_beside(path: &Path, number: impl Fn(&OsStr) -> Option<u64>) -> Result
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// By which a start of the machine is known from others; empty where it does not tell.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or(String::new(), |id| id.trim().to_owned())
 }
 
 fn with(path: &Path, suffix: &str) -> PathBuf {
@@ -1696,6 +1721,41 @@ mod tests {
         assert_eq!(spool.segments_of_previous(1), [segment(2)]);
         spool.forget_previous(1).expect("the rest is ours");
         assert!(!segment(2).exists());
+    }
+
+    #[test]
+    fn what_may_be_lost_in_a_power_cut_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        // Killed, on a machine that goes on.
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_some());
+        let state = spool.names().state();
+        let was_up_before = |spool: Spool| {
+            let before = State {
+                boot: "another".to_owned(),
+                ..spool.state()
+            };
+            drop(spool);
+            write_json(&state, &before).expect("room");
+            open(dir.path()).expect("a spool")
+        };
+        spool.set_settled().expect("room");
+        assert_eq!(spool.state().boot, "");
+        drop(spool);
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_some());
+        let spool = was_up_before(spool);
+        assert!(spool.resume().expect("no error").is_none());
+        assert_eq!(spool.state().snapshot_bytes, Some(3));
+        drop(spool);
+        // It does not change its mind.
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_none());
+        spool.begin(ID, 900).expect("a beginning");
+        assert_eq!(spool.state().generation, 2);
     }
 
     #[test]
