@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -1006,6 +1006,8 @@ impl Writer {
             .write(true)
             .create(true)
             .truncate(false)
+            // In a directory where anybody may write, the name may lead to a file that is to be emptied.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
             .open(&partial)
             .map_err(|e| failed("cannot be written", e))?;
         match file.try_lock() {
