@@ -25,6 +25,7 @@ use redis_migration::command::rewrite::Keep;
 use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
 use redis_migration::pipeline::{Options, Progress, Report, Stream};
 use redis_migration::replay::{self, Start};
+use redis_migration::replica::spool::is_segment;
 use redis_migration::resp::write::Block;
 use redis_migration::sink::Sink;
 use redis_migration::sink::file::FileSink;
@@ -297,11 +298,16 @@ impl Inputs {
                 wait_for(path, progress, log).map_err(named)?;
             }
             let set = Set::open(path, &options, &progress.stop).map_err(named)?;
+            let manifest = set.manifest.as_deref().unwrap_or(path);
             for name in &set.foreign {
+                // Segments of a live migration stand beside each other: of earlier snapshots, and of other sources.
+                if is_segment(&directory_of(manifest).join(name)) {
+                    continue;
+                }
                 log.warning(&format!(
                     "{} is not listed in {}: left out",
                     name.display(),
-                    set.manifest.as_deref().unwrap_or(path).display()
+                    manifest.display()
                 ));
             }
             sets.push(set);
@@ -509,6 +515,7 @@ impl<'a> Job<'a> {
                 output,
                 torn: self.torn,
                 sent: None,
+                live: None,
                 exit: Exit::Done,
             },
             output: self.output,

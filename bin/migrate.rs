@@ -18,6 +18,7 @@ use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::command::encode::{OnExist, Settings};
 use redis_migration::command::target::{Dialect, Target};
+use redis_migration::file::Disk;
 use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
@@ -33,6 +34,7 @@ use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
 
 use crate::args::{MethodArg, MigrateArgs, PresentArg, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
@@ -285,10 +287,10 @@ impl Migration<'_> {
             if spool.state().snapshot_bytes.is_none() {
                 let report = scan::scan(
                     &ScanOptions {
-                        // The name is ours by now.
+                        // The name is ours.
                         force: true,
                         databases: Some(self.args.filter.db.clone()).filter(|dbs| !dbs.is_empty()),
-                        ..ScanOptions::new(self.from.clone(), self.names.rdb.clone())
+                        ..ScanOptions::new(self.from.clone(), self.names.partial())
                     },
                     progress,
                     &mut |said| {
@@ -296,7 +298,7 @@ impl Migration<'_> {
                         self.log.warning(&by_name(&source, said));
                     },
                 )?;
-                spool.set_snapshot(report.bytes)?;
+                spool.finish_snapshot(report.bytes)?;
             }
             Ok::<_, Error>(())
         })();
@@ -313,7 +315,7 @@ impl Migration<'_> {
             run.attempt(known, inputs, &destination, run.rejects()?, None)
         })();
         match attempt {
-            Ok(attempt) => self.end(attempt, spool),
+            Ok(attempt) => self.end(attempt, spool, self.figures(progress, true)),
             Err(early) => run.finish(early),
         }
     }
@@ -338,6 +340,7 @@ impl Migration<'_> {
                 Box::new(move |said| say(log, &source, said))
             },
         };
+        let mut connected = false;
         let attempt = std::thread::scope(|scope| {
             let receiver = std::thread::Builder::new()
                 .name("receiver".to_owned())
@@ -362,6 +365,7 @@ impl Migration<'_> {
                     Err(Error::io("threads cannot be started", error).into())
                 }
             };
+            connected = self.live.progress().connected;
             self.live.stop();
             if let Ok(receiver) = receiver {
                 receiver.join().expect("the receiver does not panic");
@@ -372,7 +376,7 @@ impl Migration<'_> {
             self.end_import_mode(&attempt);
         }
         match attempt {
-            Ok(attempt) => self.end(attempt, spool),
+            Ok(attempt) => self.end(attempt, spool, self.figures(progress, connected)),
             Err(early) => self.run(progress, None).finish(early),
         }
     }
@@ -529,7 +533,7 @@ impl Migration<'_> {
         false
     }
 
-    /// Waits until the receiver has a snapshot whole; gives its number.
+    /// Waits until the receiver has a snapshot whole, and a segment for what follows; gives its number.
     fn wait_for_snapshot(&self, progress: &Progress) -> Result<u64> {
         loop {
             progress.check_stop()?;
@@ -537,7 +541,7 @@ impl Migration<'_> {
             if let Some(error) = lock(&self.failure).take() {
                 return Err(error);
             }
-            if now.snapshot_whole {
+            if now.snapshot_whole && now.segment > 0 {
                 return Ok(now.generation);
             }
             self.live.wait(now.changes, Duration::from_millis(100));
@@ -784,8 +788,40 @@ impl Migration<'_> {
         Ok(())
     }
 
+    /// What the summary tells of the source, and of how far it was followed. The receiver has ended, and the files are
+    /// still there.
+    fn figures(&self, progress: &Progress, connected: bool) -> Value {
+        let now = self.live.progress();
+        let sent = *lock(&self.sent);
+        let (phase, behind_bytes, behind_seconds) = self.stage(progress, &now, &sent).figures(&now);
+        let source = self.from.address.to_string();
+        if !self.is_followed() {
+            return json!({"source": source, "phase": PHASES[phase - 1]});
+        }
+        json!({
+            "source": source,
+            "source_version": now.source_version,
+            "phase": PHASES[phase - 1],
+            "connected": connected,
+            "replid": now.replid,
+            "source_offset": now.received,
+            "source_offset_on_disk": now.synced,
+            "behind_bytes": behind_bytes,
+            "behind_seconds": behind_seconds,
+            "snapshot_bytes": now.snapshot_bytes,
+            "delta_bytes": now.delta_bytes,
+            "generation": now.generation,
+            "full_syncs": now.full_syncs,
+            "partial_syncs": now.partial_syncs,
+            "reconnects": now.reconnects,
+        })
+    }
+
     /// The last words, and what becomes of the files.
-    fn end<'s>(&'s self, attempt: Attempt<'s>, spool: Spool) -> Finish<'s> {
+    fn end<'s>(&'s self, mut attempt: Attempt<'s>, spool: Spool, figures: Value) -> Finish<'s> {
+        if let Attempt::Sent(ending) = &mut attempt {
+            ending.summary.live = Some(figures);
+        }
         let finish = attempt.finish();
         Box::new(move |signal| {
             let exit = finish(signal);
@@ -878,12 +914,15 @@ impl Watch<'_> {
             && self.metrics.elapsed() >= METRICS_EVERY
         {
             self.metrics = Instant::now();
-            if let Err(text) = report::replace(path, &stage.metrics(&now)) {
+            if let Err(text) = report::replace(path, &stage.metrics(&now), Disk::Unsynced) {
                 migration.log.warning(&text);
             }
         }
     }
 }
+
+/// What the phases are called.
+const PHASES: [&str; 4] = ["SYNC", "RDB", "AOF", "ONLINE"];
 
 /// Where a migration stands.
 enum Stage {
@@ -958,18 +997,23 @@ impl Stage {
         }
     }
 
-    fn metrics(&self, now: &Received) -> String {
-        let (number, behind, late) = match self {
-            Stage::Sync(..) => (1, 0, 0.0),
-            Stage::Rdb(..) => (2, 0, 0.0),
+    /// The number of the phase, bytes received and not acknowledged, and their age in seconds.
+    fn figures(&self, now: &Received) -> (usize, u64, f64) {
+        match self {
+            Stage::Sync(..) => (1, now.delta_bytes, 0.0),
+            Stage::Rdb(..) => (2, now.delta_bytes, 0.0),
             Stage::Aof(done, total) => (3, total - done, 0.0),
             Stage::Online(behind, _, late) => (4, *behind, *late),
-        };
+        }
+    }
+
+    fn metrics(&self, now: &Received) -> String {
+        let (number, behind, late) = self.figures(now);
         report::metrics(&[
             (
                 "phase",
                 "Phase of the migration: 1 SYNC, 2 RDB, 3 AOF, 4 ONLINE.",
-                f64::from(number),
+                number as f64,
             ),
             (
                 "behind_bytes",

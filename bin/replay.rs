@@ -1052,7 +1052,7 @@ pub struct Ending<'a> {
     args: &'a ReplayArgs,
     log: Log,
     started: Instant,
-    summary: Summary,
+    pub summary: Summary,
     pub failed: Option<Error>,
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,

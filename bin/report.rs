@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use redis_migration::input::directory_of;
+use redis_migration::file::{self, Disk};
 use redis_migration::pipeline::{Progress, Report};
 use redis_migration::sink::server::Counts;
 use redis_migration::tally::{LogTally, Tally};
@@ -159,6 +159,8 @@ pub struct Summary {
     pub torn: bool,
     /// What a destination answered, and whether it acknowledged all of it.
     pub sent: Option<(Counts, bool)>,
+    /// Where a live migration stands.
+    pub live: Option<Value>,
     pub exit: Exit,
 }
 
@@ -410,6 +412,7 @@ impl Summary {
                 "passed_over": sent.passed_over,
                 "doubtful": sent.doubtful,
             })),
+            "live": self.live,
             "bytes_in": self.bytes_in(),
             "bytes_out": self.bytes_out,
             "seconds": self.seconds,
@@ -515,10 +518,10 @@ impl Summary {
     /// Writes the files that were asked for; an error names the file.
     pub fn files(&self, manners: &MannersArgs) -> Result<(), String> {
         if let Some(path) = &manners.summary_file {
-            replace(path, &format!("{:#}\n", self.json()))?;
+            replace(path, &format!("{:#}\n", self.json()), Disk::Synced)?;
         }
         if let Some(path) = &manners.metrics_file {
-            replace(path, &self.metrics())?;
+            replace(path, &self.metrics(), Disk::Synced)?;
         }
         Ok(())
     }
@@ -539,18 +542,9 @@ pub fn metrics(gauges: &[(&str, &str, f64)]) -> String {
 
 /// Puts a small file in its place as a whole, so that no reader sees half of it. Devices and pipes are written as
 /// they are.
-pub fn replace(path: &Path, text: &str) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+pub fn replace(path: &Path, text: &str, disk: Disk) -> Result<(), String> {
     if std::fs::metadata(path).is_ok_and(|m| !m.is_file()) {
-        return std::fs::write(path, text).map_err(failed);
+        return std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()));
     }
-    let mut file = tempfile::NamedTempFile::new_in(directory_of(path)).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    // A collector that runs as another user must be able to read it.
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))
-        .map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    file::replace(path, text.as_bytes(), disk).map_err(|error| error.to_string())
 }

@@ -322,7 +322,7 @@ pub enum ErrorKind {
     #[error("{0}")]
     Unfit(String),
     /// A file of a spool that another run holds.
-    #[error("{path} is in use by another run: name other files with -rdb and -aof")]
+    #[error("{path} is in use by another run: name other files with --rdb and --aof")]
     SpoolInUse {
         /// The file.
         path: String,

@@ -28,6 +28,7 @@ pub mod command;
 pub mod cursor;
 pub mod encoding;
 pub mod error;
+pub mod file;
 pub mod filter;
 pub mod input;
 pub mod pipeline;

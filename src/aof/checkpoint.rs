@@ -6,9 +6,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoding::crc64::crc64;
 use crate::error::{Error, ErrorKind, Result};
-use crate::input::directory_of;
+use crate::file::{Disk, replace};
 
 /// Most bytes that [`Head`] looks at.
 pub const HEAD_MAX: u64 = 4096;
@@ -134,35 +134,11 @@ impl Checkpoint {
 /// Writes a small file of JSON beside its place and renames it: after a failure, or a power cut at any moment, the old
 /// one is whole. Errors: `Io`.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
-    // Renamed over a device, it would take the device away.
-    match std::fs::metadata(path) {
-        Ok(meta) if meta.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
-        Ok(meta) if !meta.is_file() => {
-            return Err(failed(io::Error::other("it is not a regular file")));
-        }
-        _ => {}
-    }
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| failed(e.into()))?;
+    let failed =
+        |e: serde_json::Error| Error::io(format!("{} cannot be written", path.display()), e.into());
+    let mut text = serde_json::to_vec_pretty(value).map_err(failed)?;
     text.push(b'\n');
-    let dir = directory_of(path);
-    let mut file = tempfile::Builder::new()
-        .prefix(".redis-migration-")
-        .tempfile_in(dir)
-        .map_err(failed)?;
-    file.write_all(&text).map_err(failed)?;
-    // Whoever watches the run, as another user perhaps, must be able to read it.
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))
-        .map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    // What cannot be renamed is removed when the error goes.
-    file.persist(path).map_err(|e| failed(e.error))?;
-    // The name must survive a power cut as well; where directories cannot be synced it does not.
-    if let Ok(dir) = File::open(dir) {
-        let _ = dir.sync_all();
-    }
-    Ok(())
+    replace(path, &text, Disk::Synced)
 }
 
 impl Head {
@@ -405,6 +381,7 @@ fn grouped(n: u64) -> String {
 mod tests {
     use super::*;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     fn sample() -> Checkpoint {
         Checkpoint {

@@ -116,6 +116,10 @@ pub struct Progress {
     pub reconnects: u64,
     /// How often the source gave another snapshot after a whole one.
     pub full_resyncs: u64,
+    /// How often the source began to give a snapshot, the first one among them.
+    pub full_syncs: u64,
+    /// How often it went on where it was left.
+    pub partial_syncs: u64,
     /// Whether the receiver has ended.
     pub ended: bool,
     /// What it ended with, unless it was told to.
@@ -314,7 +318,7 @@ impl<'a> Receiver<'a> {
         if self.delta.is_some() {
             self.show_synced();
         }
-        settled.map(drop)
+        settled.and_then(|_| self.options.spool.set_settled())
     }
 
     fn run(&mut self) -> Result<()> {
@@ -445,6 +449,7 @@ impl<'a> Receiver<'a> {
                     }
                     None => return Err(wire.lost("it goes on with what was not begun")),
                 };
+                self.live.set(|progress| progress.partial_syncs += 1);
                 self.tell(Said::Info(format!(
                     "{back}it goes on at replication offset {at}"
                 )));
@@ -514,6 +519,7 @@ impl<'a> Receiver<'a> {
             progress.synced = offset;
             progress.replid = replid.to_owned();
             progress.full_resyncs += u64::from(whole);
+            progress.full_syncs += 1;
         });
         Ok(())
     }
@@ -1085,6 +1091,7 @@ mod tests {
         result.expect("it was told to end");
         assert!(raw == stream);
         assert_eq!((progress.reconnects, progress.generation), (2, 1));
+        assert_eq!((progress.full_syncs, progress.partial_syncs), (1, 2));
         assert_eq!(progress.replid, ID_2);
         assert!(
             said.iter().any(|s| s.contains("the source is back")),
@@ -1117,6 +1124,7 @@ mod tests {
         });
         let progress = scene.until(|p| p.generation == 2 && p.received > 9000);
         assert_eq!((progress.segment, progress.full_resyncs), (3, 1));
+        assert_eq!(progress.full_syncs, 3, "with the one that was cut");
         let state = scene.spool.state();
         assert_eq!(state.previous.len(), 1);
         assert_eq!(state.previous[0].segments, [1]);

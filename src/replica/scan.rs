@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -23,7 +23,8 @@ use crate::cursor::Cursor;
 use crate::encoding::crc64::Crc64;
 use crate::encoding::length::{length, write_length};
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName, Result};
-use crate::input::{Mapped, Spool, directory_of};
+use crate::file::sync_name;
+use crate::input::{Mapped, Spool};
 use crate::pipeline::Progress;
 use crate::rdb::opcode;
 use crate::resp::write::append_command;
@@ -1032,6 +1033,8 @@ impl Writer {
             .write(true)
             .create(true)
             .truncate(false)
+            // In a directory where anybody may write, the name may lead to a file that is to be emptied.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
             .open(&partial)
             .map_err(|e| failed("cannot be written", e))?;
         match file.try_lock() {
@@ -1168,10 +1171,7 @@ impl Writer {
         let failed = |e| Error::io(format!("{} cannot be completed", self.target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&self.partial, &self.target).map_err(failed)?;
-        // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(directory_of(&self.target)) {
-            let _ = dir.sync_all();
-        }
+        sync_name(&self.target);
         Ok(self.written)
     }
 

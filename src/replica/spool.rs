@@ -7,6 +7,7 @@
 //! A               a manifest as servers write it, which lists the segments
 //! A.7.incr.aof    a segment: a log that goes on where segment 6 ends
 //! A.spool         the state (JSON)
+//! A.checkpoint    how far the destination has acknowledged it; A.keys what it may hold of what is not here any more
 //! A.lock, R.lock  held while a run uses them
 //! ```
 //!
@@ -29,17 +30,19 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::stream::{Record, Splitter};
 use crate::aof::checkpoint::{self, escape, load_with, parse_json, unescape, write_json};
 use crate::aof::manifest::Manifest;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file::{Disk, remove_leftover, replace, sync_name};
 use crate::input::directory_of;
 use crate::resp::parse::LINE_BYTES;
 use crate::resp::write::append_command;
@@ -63,6 +66,11 @@ impl Names {
     /// The snapshot while it comes.
     pub fn partial(&self) -> PathBuf {
         with(&self.rdb, ".partial")
+    }
+
+    /// What is read by SCAN, until it is whole; then it is [`partial`](Self::partial).
+    fn scanned(&self) -> PathBuf {
+        with(&self.partial(), ".partial")
     }
 
     /// The snapshot of an earlier generation.
@@ -102,23 +110,22 @@ impl Names {
 
     /// The number of a segment by its file's name.
     fn seq_of(&self, name: &OsStr) -> Option<u64> {
-        let ours = self.aof.file_name()?.as_bytes();
-        let rest = name.as_bytes().strip_prefix(ours)?.strip_prefix(b".")?;
-        let digits = rest.strip_suffix(b".incr.aof")?;
-        let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
-        (self.segment(seq).file_name() == Some(name)).then_some(seq)
+        number_in(name, &self.aof, ".", ".incr.aof")
+    }
+
+    /// The number of an earlier generation by its snapshot's name.
+    fn generation_of(&self, name: &OsStr) -> Option<u64> {
+        number_in(name, &self.rdb, ".g", "")
     }
 
     /// Segments that are there, listed or not, by number.
     fn segments_there(&self) -> Result<Vec<u64>> {
-        let dir = directory_of(&self.aof);
-        let failed = |e| Error::io(format!("{} cannot be read", dir.display()), e);
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
-            found.extend(self.seq_of(&entry.map_err(failed)?.file_name()));
-        }
-        found.sort_unstable();
-        Ok(found)
+        numbers_beside(&self.aof, |name| self.seq_of(name))
+    }
+
+    /// Earlier generations of which a snapshot is there, known or not.
+    fn generations_there(&self) -> Result<Vec<u64>> {
+        numbers_beside(&self.rdb, |name| self.generation_of(name))
     }
 
     /// Whether the names can stand beside each other. Errors: `Unfit`.
@@ -126,13 +133,13 @@ impl Names {
         for path in [&self.rdb, &self.aof] {
             let Some(name) = path.file_name() else {
                 return Err(Error::unfit(format!(
-                    "{} is not the name of a file: name one with -rdb and -aof",
+                    "{} is not the name of a file: name one with --rdb and --aof",
                     path.display()
                 )));
             };
             if name.as_bytes().contains(&b'\\') {
                 return Err(Error::unfit(format!(
-                    "{} holds a backslash, which no manifest can: name another file with -rdb and -aof",
+                    "{} holds a backslash, which no manifest can: name another file with --rdb and --aof",
                     path.display()
                 )));
             }
@@ -141,6 +148,7 @@ impl Names {
             self.rdb.clone(),
             self.aof.clone(),
             self.partial(),
+            self.scanned(),
             self.state(),
         ];
         all.extend(self.locks());
@@ -149,13 +157,14 @@ impl Names {
         let same_dir = dirs[0].is_some() && dirs[0] == dirs[1];
         let names: Vec<_> = all.iter().map(|path| path.file_name()).collect();
         let twice = (1..names.len()).any(|i| names[..i].contains(&names[i]));
-        let segment = self
-            .rdb
-            .file_name()
-            .is_some_and(|name| self.seq_of(name).is_some());
-        match same_dir && (twice || segment) {
+        let is = |path: &Path, number: fn(&Names, &OsStr) -> Option<u64>| {
+            path.file_name()
+                .is_some_and(|name| number(self, name).is_some())
+        };
+        let numbered = is(&self.rdb, Names::seq_of) || is(&self.aof, Names::generation_of);
+        match same_dir && (twice || numbered) {
             true => Err(Error::unfit(format!(
-                "{} and {} would share a file: name other files with -rdb and -aof",
+                "{} and {} would share a file: name other files with --rdb and --aof",
                 self.rdb.display(),
                 self.aof.display()
             ))),
@@ -199,8 +208,9 @@ pub struct State {
     pub reconciled: u64,
     /// Earlier generations of which the files are still there.
     pub previous: Vec<Previous>,
-    /// Whether the migration was ended in order.
-    pub done: bool,
+    /// Since which start of the machine segments are written that may not be on the disk; empty where all is, and where
+    /// the machine does not tell.
+    pub boot: String,
     /// When the file was written (RFC 3339).
     pub written_at: Timestamp,
 }
@@ -237,7 +247,7 @@ impl State {
             next_seq: 1,
             reconciled: 1,
             previous: Vec::new(),
-            done: false,
+            boot: String::new(),
             written_at: Timestamp::now(),
         }
     }
@@ -310,6 +320,15 @@ impl Header {
     }
 }
 
+/// Whether a file begins as a segment of any spool does. One that cannot be read does not.
+pub fn is_segment(path: &Path) -> bool {
+    // A pipe would be waited for.
+    if !std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    first_bytes(path).is_ok_and(|begins| matches!(header_of(&begins, path), Ok(Some(_))))
+}
+
 /// Unix milliseconds of an `#MS:` line, which tells when what follows was received.
 pub fn received_at_ms(line: &[u8]) -> Option<i64> {
     let digits = line.strip_prefix(b"#MS:")?.strip_suffix(b"\n")?;
@@ -378,11 +397,7 @@ impl Spool {
             Ok(None) => {
                 let found = foreign(&names)?;
                 match found.first() {
-                    Some(first) if !opening.force => {
-                        return Err(Error::plain(ErrorKind::SpoolForeign {
-                            path: first.display().to_string(),
-                        }));
-                    }
+                    Some(first) if !opening.force => return Err(foreign_is_there(first)),
                     _ => {}
                 }
                 found.iter().try_for_each(|path| remove(path))?;
@@ -393,7 +408,7 @@ impl Spool {
                 Some((Some(state), Err(damaged(&state_path, why))))
             }
             Ok(Some(state)) => {
-                let recovered = recover(&names, state.clone(), opening.keep);
+                let recovered = recover(&names, state.clone(), opening);
                 Some((Some(state), recovered))
             }
             Err(error) if matches!(error.kind(), ErrorKind::BadCheckpoint { .. }) => {
@@ -425,6 +440,18 @@ impl Spool {
                 }
             }
         };
+        // What a run was about to replace when it was killed. The locks are ours.
+        for path in [&names.aof, &state_path, &names.checkpoint()] {
+            remove_leftover(path);
+        }
+        let mut inner = inner;
+        let boot = boot();
+        let was = std::mem::replace(&mut inner.state.boot, boot.clone());
+        if !was.is_empty() && was != boot {
+            // The end of the delta may be lost, and the destination have it. What the source would give once more would
+            // not stand where it stood, for the lines that tell the time are others; so commands could not be known again.
+            inner.state.replid.clear();
+        }
         let spool = Spool(Arc::new(Shared {
             names,
             keep: opening.keep,
@@ -499,10 +526,10 @@ impl Spool {
             .previous
             .iter()
             .find(|p| p.generation == generation)?;
-        rdb_of(self.names(), previous)
+        rdb_of(self.names(), previous).filter(|path| is_there(path).unwrap_or(true))
     }
 
-    /// Paths of an earlier generation's segments, in order.
+    /// Paths of an earlier generation's segments that are still there, in order.
     pub fn segments_of_previous(&self, generation: u64) -> Vec<PathBuf> {
         let inner = self.lock();
         let previous = inner
@@ -514,6 +541,8 @@ impl Spool {
         segments
             .iter()
             .map(|seq| self.names().segment(*seq))
+            // A run may have been killed while it forgot them.
+            .filter(|path| is_there(path).unwrap_or(true))
             .collect()
     }
 
@@ -524,25 +553,14 @@ impl Spool {
         self.save(&mut inner)
     }
 
-    /// Notes that the snapshot is there, of so many bytes, made by another way than replication.
-    pub fn set_snapshot(&self, bytes: u64) -> Result<()> {
-        let mut inner = self.lock();
-        inner.state.snapshot_bytes = Some(bytes);
-        self.save(&mut inner)
-    }
-
-    /// Notes that the migration was ended in order.
-    pub fn set_done(&self) -> Result<()> {
-        let mut inner = self.lock();
-        inner.state.done = true;
-        self.save(&mut inner)
-    }
-
     /// Removes all files of the spool, with the checkpoint and the list of keys beside it.
     pub fn remove(&self) -> Result<()> {
         let mut inner = self.lock();
         let names = self.names();
-        // If it is interrupted, what is left is taken for what was never whole.
+        // If it is interrupted, what is left is taken for what was never whole, or for what is whole still.
+        if inner.state.snapshot_bytes.is_some() && is_there(&names.rdb)? {
+            rename(&names.rdb, &names.partial())?;
+        }
         inner.state.snapshot_bytes = None;
         self.save(&mut inner)?;
         for path in names.company() {
@@ -555,8 +573,8 @@ impl Spool {
         for previous in std::mem::take(&mut inner.state.previous) {
             remove_previous(names, &previous)?;
         }
+        remove(&names.scanned())?;
         remove(&names.partial())?;
-        remove(&names.rdb)?;
         remove(&names.state())?;
         self.0.locks.iter().for_each(Lock::forget);
         Ok(())
@@ -573,9 +591,7 @@ impl Spool {
         let aside = names.rdb_of(state.generation);
         if ended {
             if is_there(&aside)? {
-                return Err(Error::plain(ErrorKind::SpoolForeign {
-                    path: aside.display().to_string(),
-                }));
+                return Err(foreign_is_there(&aside));
             }
             state.previous.push(Previous {
                 generation: state.generation,
@@ -591,12 +607,9 @@ impl Spool {
         state.snapshot_bytes = None;
         state.replid = replid.to_owned();
         state.delta_offset = offset;
-        state.done = false;
         self.save(inner)?;
         if ended {
-            std::fs::rename(&names.rdb, &aside)
-                .map_err(|e| Error::io(format!("{} cannot be renamed", names.rdb.display()), e))?;
-            sync_dir(&names.rdb);
+            rename(&names.rdb, &aside)?;
         } else {
             for seq in &inner.listed {
                 remove(&names.segment(*seq))?;
@@ -605,6 +618,13 @@ impl Spool {
         inner.listed.clear();
         inner.resume = None;
         remove(&names.aof)
+    }
+
+    /// Notes that all that was written is on the disk, and that nothing more is written.
+    pub(super) fn set_settled(&self) -> Result<()> {
+        let mut inner = self.lock();
+        inner.state.boot.clear();
+        self.save(&mut inner)
     }
 
     /// Takes a replication id that stands for the same history, as it is after a failover.
@@ -627,24 +647,25 @@ impl Spool {
         made.map_err(|e| Error::io(format!("{} cannot be created", path.display()), e))
     }
 
-    /// Gives the snapshot its name. It is whole and on the disk.
-    pub(super) fn finish_snapshot(&self, bytes: u64) -> Result<()> {
+    /// Gives the snapshot its name, which was `R.partial` until now. It is whole, of so many bytes, and on the disk.
+    pub fn finish_snapshot(&self, bytes: u64) -> Result<()> {
         let mut inner = self.lock();
         let names = self.names();
         if is_there(&names.rdb)? {
-            return Err(Error::plain(ErrorKind::SpoolForeign {
-                path: names.rdb.display().to_string(),
-            }));
+            return Err(foreign_is_there(&names.rdb));
         }
-        std::fs::rename(names.partial(), &names.rdb).map_err(|e| {
-            Error::io(
-                format!("{} cannot be renamed", names.partial().display()),
-                e,
-            )
-        })?;
-        sync_dir(&names.rdb);
+        // First that it is whole, then its name: so what has the name without that is never ours.
+        sync_name(&names.rdb);
         inner.state.snapshot_bytes = Some(bytes);
-        self.save(&mut inner)
+        let named = self
+            .save(&mut inner)
+            .and_then(|()| rename(&names.partial(), &names.rdb));
+        if named.is_err() {
+            inner.state.snapshot_bytes = None;
+            // Where this fails as well, the next run finds out that nothing is there.
+            let _ = self.save(&mut inner);
+        }
+        named
     }
 
     /// Begins a segment, which goes on at `offset` where `db` is selected.
@@ -655,9 +676,7 @@ impl Spool {
         let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
         let made = File::options().append(true).create_new(true).open(&path);
         let mut file = made.map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => Error::plain(ErrorKind::SpoolForeign {
-                path: path.display().to_string(),
-            }),
+            io::ErrorKind::AlreadyExists => foreign_is_there(&path),
             _ => failed(e),
         })?;
         let header = Header {
@@ -693,7 +712,7 @@ impl Spool {
     }
 
     /// Where the delta goes on: behind the last whole unit. None where no snapshot is whole, or the source has no
-    /// replication id to go on with.
+    /// replication id to go on with; neither after a power cut.
     pub(super) fn resume(&self) -> Result<Option<Resume>> {
         let found = self.lock().resume.take();
         match found {
@@ -773,15 +792,12 @@ impl Spool {
 }
 
 impl Segment {
-    /// Appends bytes; all of them or, where the disk takes no more, none.
+    /// Appends bytes. Where the disk does not take all of them, what it took stays: whoever follows may have read it, and
+    /// to where it is whole the next run goes on behind it.
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        if let Err(error) = (&*self.file).write_all(bytes) {
-            let _ = self.file.set_len(self.len);
-            return Err(Error::io(
-                format!("{} cannot be written", self.path.display()),
-                error,
-            ));
-        }
+        (&*self.file)
+            .write_all(bytes)
+            .map_err(|e| Error::io(format!("{} cannot be written", self.path.display()), e))?;
         self.len += bytes.len() as u64;
         Ok(())
     }
@@ -862,16 +878,37 @@ fn header_of(bytes: &[u8], path: &Path) -> Result<Option<Header>> {
     }
 }
 
+/// Whether a file begins as a segment does, or with as much of it as a crash may leave: part of the first line, nothing,
+/// or zeros.
+fn may_be_segment(path: &Path) -> Result<bool> {
+    if !std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()) {
+        return Ok(false);
+    }
+    let begins = first_bytes(path)?;
+    Ok(begins.iter().all(|b| *b == 0) || header_of(&begins, path).is_ok())
+}
+
+/// As many bytes of a file as its first line can have.
+fn first_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LINE_BYTES as u64).read_to_end(&mut bytes))
+        .map_err(|e| Error::io(format!("{} cannot be read", path.display()), e))?;
+    Ok(bytes)
+}
+
 fn no_segment(path: &Path) -> Error {
     damaged(path, "does not begin as a segment does".to_owned())
 }
 
 /// Brings what an earlier run left in order, but for the last segment.
-fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
-    remove(&names.partial())?;
+fn recover(names: &Names, mut state: State, opening: Opening) -> Result<Inner> {
     let rdb_there = is_there(&names.rdb)?;
     let mut listed = match is_there(&names.aof)? {
-        true => Manifest::read(&names.aof)?,
+        true => Manifest::read(&names.aof).map_err(|error| match error.kind() {
+            ErrorKind::Io { .. } => error,
+            _ => damaged(&names.aof, format!("is no manifest of ours ({error})")),
+        })?,
         false => Manifest::default(),
     };
     let ours = |entry: &crate::aof::manifest::Entry| {
@@ -881,23 +918,33 @@ fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
         let why = "lists files of another log".to_owned();
         return Err(damaged(&names.aof, why));
     }
+    let make_way = |path: &Path| match opening.force {
+        true => remove(path),
+        false => Err(foreign_is_there(path)),
+    };
+    remove(&names.scanned())?;
     match state.snapshot_bytes {
         None => {
-            // It was given its name, and the state was not written any more; or it belongs to the generation before.
+            remove(&names.partial())?;
+            // It belongs to the generation before, and was to be renamed; or somebody put it there.
             let aside = state
                 .previous
                 .last()
                 .and_then(|previous| rdb_of(names, previous));
             match aside {
-                Some(aside) if rdb_there && !is_there(&aside)? => {
-                    std::fs::rename(&names.rdb, &aside).map_err(|e| {
-                        Error::io(format!("{} cannot be renamed", names.rdb.display()), e)
-                    })?;
-                }
-                _ => remove(&names.rdb)?,
+                Some(aside) if rdb_there && !is_there(&aside)? => rename(&names.rdb, &aside)?,
+                _ if rdb_there => make_way(&names.rdb)?,
+                _ => {}
             }
         }
         Some(bytes) => {
+            let partial = names.partial();
+            let is_it = |meta: std::fs::Metadata| meta.is_file() && meta.len() == bytes;
+            // It was about to be given its name.
+            match !rdb_there && std::fs::symlink_metadata(&partial).is_ok_and(is_it) {
+                true => rename(&partial, &names.rdb)?,
+                false => remove(&partial)?,
+            }
             let len = std::fs::metadata(&names.rdb).map(|meta| meta.len());
             match len {
                 Ok(len) if len == bytes => {}
@@ -917,6 +964,11 @@ fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
             }
         }
     }
+    // Where it would go when another one comes.
+    let aside = names.rdb_of(state.generation);
+    if is_there(&aside)? {
+        make_way(&aside)?;
+    }
     let stale = listed.incr.iter().all(|entry| entry.seq < state.first_seq);
     if state.snapshot_bytes.is_none() || stale {
         remove(&names.aof)?;
@@ -932,13 +984,7 @@ fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
         if !is_there(&path)? {
             return Err(damaged(&path, "is not there any more".to_owned()));
         }
-        let failed = |e| Error::io(format!("{} cannot be read", path.display()), e);
-        let mut begins = Vec::new();
-        let file = File::open(&path).map_err(failed)?;
-        file.take(LINE_BYTES as u64)
-            .read_to_end(&mut begins)
-            .map_err(failed)?;
-        if header_of(&begins, &path)?.is_none() && Some(&seq) != listed.last() {
+        if header_of(&first_bytes(&path)?, &path)?.is_none() && Some(&seq) != listed.last() {
             return Err(no_segment(&path));
         }
     }
@@ -950,13 +996,13 @@ fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
     for seq in names.segments_there()? {
         let known =
             listed.contains(&seq) || state.previous.iter().any(|p| p.segments.contains(&seq));
-        let released = listed.first().is_some_and(|first| seq < *first);
+        let path = names.segment(seq);
         if !known
             && seq >= state.first_seq
             && seq <= next.max(state.next_seq)
-            && !(keep && released)
+            && may_be_segment(&path)?
         {
-            remove(&names.segment(seq))?;
+            remove(&path)?;
         }
     }
     state.next_seq = next;
@@ -972,7 +1018,12 @@ fn recover(names: &Names, mut state: State, keep: bool) -> Result<Inner> {
 
 /// Files of these names, where there should be none.
 fn foreign(names: &Names) -> Result<Vec<PathBuf>> {
-    let mut paths = vec![names.rdb.clone(), names.partial(), names.aof.clone()];
+    let mut paths = vec![
+        names.rdb.clone(),
+        names.partial(),
+        names.scanned(),
+        names.aof.clone(),
+    ];
     paths.extend(names.company());
     let mut found = Vec::new();
     for path in paths {
@@ -986,6 +1037,8 @@ fn foreign(names: &Names) -> Result<Vec<PathBuf>> {
             .into_iter()
             .map(|seq| names.segment(seq)),
     );
+    let earlier = names.generations_there()?.into_iter();
+    found.extend(earlier.map(|generation| names.rdb_of(generation)));
     Ok(found)
 }
 
@@ -1029,11 +1082,18 @@ fn is_there(path: &Path) -> Result<bool> {
     }
 }
 
-/// Where directories cannot be synced, a name does not survive a power cut; nothing can be done about it.
-fn sync_dir(path: &Path) {
-    if let Ok(dir) = File::open(directory_of(path)) {
-        let _ = dir.sync_all();
-    }
+/// Renames a file, for good.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to)
+        .map_err(|e| Error::io(format!("{} cannot be renamed", from.display()), e))?;
+    sync_name(to);
+    Ok(())
+}
+
+fn foreign_is_there(path: &Path) -> Error {
+    Error::plain(ErrorKind::SpoolForeign {
+        path: path.display().to_string(),
+    })
 }
 
 fn damaged(path: &Path, why: String) -> Error {
@@ -1041,6 +1101,36 @@ fn damaged(path: &Path, why: String) -> Error {
         path: path.display().to_string(),
         why,
     })
+}
+
+/// The number in a name that is that of `path`, `before`, a number as we write it, and `behind`.
+fn number_in(name: &OsStr, path: &Path, before: &str, behind: &str) -> Option<u64> {
+    let ours = path.file_name()?.as_bytes();
+    let rest = name.as_bytes().strip_prefix(ours)?;
+    let digits = rest
+        .strip_prefix(before.as_bytes())?
+        .strip_suffix(behind.as_bytes())?;
+    let digits = std::str::from_utf8(digits).ok()?;
+    let number: u64 = digits.parse().ok()?;
+    (number.to_string() == digits).then_some(number)
+}
+
+/// The numbers of the files beside `path` that have one, in order.
+fn numbers_beside(path: &Path, number: impl Fn(&OsStr) -> Option<u64>) -> Result<Vec<u64>> {
+    let dir = directory_of(path);
+    let failed = |e| Error::io(format!("{} cannot be read", dir.display()), e);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        found.extend(number(&entry.map_err(failed)?.file_name()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// By which a start of the machine is known from others; empty where it does not tell.
+fn boot() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map_or(String::new(), |id| id.trim().to_owned())
 }
 
 fn with(path: &Path, suffix: &str) -> PathBuf {
@@ -1052,7 +1142,10 @@ fn with(path: &Path, suffix: &str) -> PathBuf {
 /// A source's name without what would end a word or a line.
 fn one_word(text: &str) -> String {
     let mut word = String::new();
-    for byte in text.bytes().take(SOURCE_BYTES) {
+    for byte in text.bytes() {
+        if word.len() >= SOURCE_BYTES {
+            break;
+        }
         match byte {
             b'!'..=b'~' => word.push(char::from(byte)),
             _ => word.push_str(&format!("\\x{byte:02x}")),
@@ -1067,7 +1160,6 @@ fn write_manifest(names: &Names, listed: &[u64]) -> Result<()> {
     if listed.is_empty() {
         return remove(path);
     }
-    let failed = |e| Error::io(format!("{} cannot be written", path.display()), e);
     let mut text = Vec::new();
     for seq in listed {
         text.extend(b"file ");
@@ -1078,18 +1170,7 @@ fn write_manifest(names: &Names, listed: &[u64]) -> Result<()> {
         );
         text.extend(format!(" seq {seq} type i\n").bytes());
     }
-    let mut file = tempfile::Builder::new()
-        .prefix(".redis-migration-")
-        .tempfile_in(directory_of(path))
-        .map_err(failed)?;
-    file.write_all(&text).map_err(failed)?;
-    file.as_file()
-        .set_permissions(std::fs::Permissions::from_mode(0o644))
-        .map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    sync_dir(path);
-    Ok(())
+    replace(path, &text, Disk::Synced)
 }
 
 /// A word of a manifest, in quotes where it would not be one without.
@@ -1125,6 +1206,8 @@ impl Lock {
                 .write(true)
                 .create(true)
                 .truncate(false)
+                // Behind a link would be another file than the one of this name.
+                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
                 .open(&path)
                 .map_err(failed)?;
             match file.try_lock() {
@@ -1390,6 +1473,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_about_to_be_replaced_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        let was = there(dir.path());
+        for name in ["log.aof", "log.aof.spool", "log.aof.checkpoint"] {
+            let left = dir.path().join(format!(".redis-migration-{name}"));
+            std::fs::write(left, "half of").expect("a file");
+        }
+        drop(open(dir.path()).expect("a spool"));
+        assert_eq!(there(dir.path()), was);
+    }
+
+    #[test]
     fn names_of_any_kind_stand_in_a_manifest() {
         for name in ["a b.aof", "größe'.aof", "\"q\".aof", "line\n\x01.aof", "-"] {
             let dir = tempfile::tempdir().expect("a directory");
@@ -1397,8 +1495,10 @@ mod tests {
                 rdb: dir.path().join("r"),
                 aof: dir.path().join(name),
             };
-            let spool = Spool::open(names.clone(), "s s\n", Opening::default()).expect("a spool");
+            let source = "s ü\n".repeat(200);
+            let spool = Spool::open(names.clone(), &source, Opening::default()).expect("a spool");
             take_snapshot(&spool, 0);
+            spool.create_segment(0, 0).expect("a segment");
             spool.create_segment(0, 0).expect("a segment");
             let manifest = Manifest::read(&names.aof).expect("a manifest");
             let path = manifest
@@ -1406,7 +1506,7 @@ mod tests {
                 .expect("a path");
             assert_eq!(path, names.segment(1));
             drop(spool);
-            let spool = Spool::open(names, "s s\n", Opening::default()).expect("a spool");
+            let spool = Spool::open(names, &source, Opening::default()).expect("a spool");
             assert!(spool.resume().expect("no error").is_some());
         }
         let dir = tempfile::tempdir().expect("a directory");
@@ -1416,6 +1516,8 @@ mod tests {
             ("a", "a\\b"),
             ("a.1.incr.aof", "a"),
             ("a/..", "a"),
+            ("a", "a.g1"),
+            ("a", "a.partial.partial"),
         ] {
             let names = Names {
                 rdb: dir.path().join(rdb),
@@ -1452,7 +1554,7 @@ mod tests {
                 assert!(
                     error
                         .to_string()
-                        .contains("name other files with -rdb and -aof")
+                        .contains("name other files with --rdb and --aof")
                 );
             }
         }
@@ -1477,6 +1579,8 @@ mod tests {
             "log.aof.7.incr.aof",
             "log.aof.checkpoint",
             "log.aof.keys",
+            "dump.rdb.g1",
+            "dump.rdb.partial.partial",
         ] {
             let dir = tempfile::tempdir().expect("a directory");
             std::fs::write(dir.path().join(name), "precious").expect("a file");
@@ -1523,6 +1627,151 @@ mod tests {
         );
     }
 
+    /// A run that ended before its snapshot was whole left its state, and then somebody used the name.
+    #[test]
+    fn a_snapshot_that_is_not_ours_is_left_alone_at_every_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for begun in [false, true] {
+            let spool = open(dir.path()).expect("a spool");
+            if begun {
+                spool.begin(ID, 0).expect("a beginning");
+                spool.create_partial().expect("a file");
+            }
+            drop(spool);
+            std::fs::write(dir.path().join("dump.rdb"), "precious").expect("a file");
+            let text = kind(open(dir.path()));
+            assert!(
+                text.contains("dump.rdb is there and was not made"),
+                "{text}"
+            );
+            let snapshot = std::fs::read(dir.path().join("dump.rdb")).expect("it");
+            assert_eq!(snapshot, b"precious");
+            drop(forced(dir.path()).expect("a spool"));
+            assert_eq!(there(dir.path()), ["log.aof.spool"]);
+        }
+        // Where the snapshot goes when another one comes.
+        drop(with_snapshot(dir.path()));
+        std::fs::write(dir.path().join("dump.rdb.g1"), "precious").expect("a file");
+        assert!(kind(open(dir.path())).contains("dump.rdb.g1 is there"));
+        let spool = forced(dir.path()).expect("a spool");
+        assert_eq!(spool.state().snapshot_bytes, Some(3));
+    }
+
+    #[test]
+    fn segments_that_are_not_ours_are_left_alone_at_every_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        let next = names(dir.path()).segment(2);
+        // What a crash leaves.
+        for left in [&b""[..], b"#redis-mig", &[0; 4096], HEADER.as_bytes()] {
+            std::fs::write(&next, left).expect("a file");
+            drop(open(dir.path()).expect("a spool"));
+            assert!(!next.exists(), "{}", left.escape_ascii());
+        }
+        std::fs::write(&next, "precious").expect("a file");
+        let spool = open(dir.path()).expect("a spool");
+        let error = spool.create_segment(100, 0).expect_err("no room for it");
+        assert!(matches!(error.kind(), ErrorKind::SpoolForeign { .. }));
+        assert_eq!(std::fs::read(&next).expect("it"), b"precious");
+    }
+
+    #[test]
+    fn a_run_may_be_killed_while_a_snapshot_gets_its_name_or_loses_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        let (rdb, partial) = (names(dir.path()).rdb, names(dir.path()).partial());
+        std::fs::rename(&rdb, &partial).expect("it");
+        let spool = open(dir.path()).expect("a spool");
+        assert!(rdb.exists() && !partial.exists());
+        assert_eq!(spool.state().snapshot_bytes, Some(3));
+        assert_eq!(spool.segments(), [1]);
+        // All is removed, and something is in the way.
+        let keys = spool.names().keys();
+        std::fs::create_dir(&keys).expect("a directory");
+        spool.remove().expect_err("it is no file");
+        drop(spool);
+        std::fs::remove_dir(&keys).expect("it");
+        drop(open(dir.path()).expect("a spool"));
+        assert_eq!(there(dir.path()), ["log.aof.spool"]);
+        // What is not whole is not taken for it.
+        drop(with_snapshot(dir.path()));
+        std::fs::remove_file(&rdb).expect("it");
+        std::fs::write(&partial, "rd").expect("a file");
+        assert!(kind(open(dir.path())).contains("is not there any more"));
+    }
+
+    #[test]
+    fn a_run_may_be_killed_while_it_forgets_a_generation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        for offset in [100, 200] {
+            spool.create_segment(offset, 0).expect("a segment");
+        }
+        spool.begin(ID, 7000).expect("a beginning");
+        let segment = |seq| names(dir.path()).segment(seq);
+        assert!(spool.rdb_of_previous(1).is_some());
+        std::fs::remove_file(names(dir.path()).rdb_of(1)).expect("it");
+        assert_eq!(spool.rdb_of_previous(1), None);
+        assert_eq!(spool.segments_of_previous(1), [1, 2].map(segment));
+        std::fs::remove_file(segment(1)).expect("it");
+        assert_eq!(spool.segments_of_previous(1), [segment(2)]);
+        spool.forget_previous(1).expect("the rest is ours");
+        assert!(!segment(2).exists());
+    }
+
+    #[test]
+    fn what_may_be_lost_in_a_power_cut_is_not_gone_on_with() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let spool = with_snapshot(dir.path());
+        spool.create_segment(100, 0).expect("a segment");
+        drop(spool);
+        // Killed, on a machine that goes on.
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_some());
+        let state = spool.names().state();
+        let was_up_before = |spool: Spool| {
+            let before = State {
+                boot: "another".to_owned(),
+                ..spool.state()
+            };
+            drop(spool);
+            write_json(&state, &before).expect("room");
+            open(dir.path()).expect("a spool")
+        };
+        spool.set_settled().expect("room");
+        assert_eq!(spool.state().boot, "");
+        drop(spool);
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_some());
+        let spool = was_up_before(spool);
+        assert!(spool.resume().expect("no error").is_none());
+        assert_eq!(spool.state().snapshot_bytes, Some(3));
+        drop(spool);
+        // It does not change its mind.
+        let spool = open(dir.path()).expect("a spool");
+        assert!(spool.resume().expect("no error").is_none());
+        spool.begin(ID, 900).expect("a beginning");
+        assert_eq!(spool.state().generation, 2);
+    }
+
+    #[test]
+    fn a_lock_is_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for target in ["elsewhere", "nowhere"] {
+            let link = dir.path().join("log.aof.lock");
+            std::fs::write(dir.path().join("elsewhere"), "").expect("a file");
+            std::os::unix::fs::symlink(target, &link).expect("a link");
+            let text = kind(open(dir.path()));
+            assert!(text.contains("log.aof.lock cannot be locked"), "{text}");
+            assert!(!dir.path().join("nowhere").exists());
+            std::fs::remove_file(link).expect("it");
+        }
+    }
+
     #[test]
     fn what_is_of_another_source_or_damaged_is_told() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -1548,7 +1797,10 @@ mod tests {
         std::fs::remove_file(names(dir.path()).state()).expect("it");
         let names = names(dir.path());
         type Damage = fn(&Names);
-        let cases: [(&str, Damage); 7] = [
+        let cases: [(&str, Damage); 8] = [
+            ("is no manifest of ours", |names| {
+                std::fs::write(&names.aof, "*1\r\n$4\r\nPING\r\n").expect("it")
+            }),
             ("does not begin as a segment does", |names| {
                 std::fs::write(names.segment(3), "*1\r\n$4\r\nPING\r\n").expect("it")
             }),
@@ -1633,10 +1885,11 @@ mod tests {
                 .count(),
             2
         );
-        // Killed between the snapshot's name and the state.
+        // Somebody's, while another one is on its way.
         drop(spool);
-        std::fs::write(names(dir.path()).rdb, "new").expect("a file");
-        let spool = open(dir.path()).expect("a spool");
+        std::fs::write(names(dir.path()).rdb, "precious").expect("a file");
+        assert!(kind(open(dir.path())).contains("dump.rdb is there and was not made by this run"));
+        let spool = forced(dir.path()).expect("a spool");
         assert!(rdb.exists() && !names(dir.path()).rdb.exists());
         take_snapshot(&spool, 7000);
         let segment = spool.create_segment(7000, 0).expect("a segment");
@@ -1646,13 +1899,13 @@ mod tests {
         let resume = spool.resume().expect("no error").expect("a place");
         assert_eq!((resume.segment.seq, resume.offset), (4, 7000));
         spool.forget_previous(1).expect("it is ours");
+        assert_eq!(spool.rdb_of_previous(1), None);
         spool.set_reconciled(2).expect("it");
-        spool.set_done().expect("it");
         let state = State::load(&spool.names().state())
             .expect("no error")
             .expect("a state");
         assert_eq!(state, spool.state());
-        assert!(state.done && state.previous.is_empty() && state.reconciled == 2);
+        assert!(state.previous.is_empty() && state.reconciled == 2);
         assert!(!rdb.exists() && !spool.names().segment(1).exists());
         std::fs::write(spool.names().checkpoint(), "x").expect("a file");
         spool.remove().expect("all is ours");

@@ -2,11 +2,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::Sink;
 use crate::error::{Error, Result};
-use crate::input::directory_of;
+use crate::file::sync_name;
 use crate::resp::write::Block;
 
 /// Writes to a file, a pipe or a terminal.
@@ -107,6 +110,8 @@ impl FileSink {
             .write(true)
             .create(true)
             .truncate(false)
+            // In a directory where anybody may write, the name may lead to a file that is to be emptied.
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(&partial)
             .map_err(io(&partial))?;
         match file.try_lock() {
@@ -208,10 +213,7 @@ impl FileSink {
         let failed = |e| Error::io(format!("{} cannot be completed", target.display()), e);
         self.file.sync_all().map_err(failed)?;
         std::fs::rename(&partial, &target).map_err(failed)?;
-        // The name must survive a power cut as well; where directories cannot be synced it does not.
-        if let Ok(dir) = File::open(directory_of(&target)) {
-            let _ = dir.sync_all();
-        }
+        sync_name(&target);
         Ok(())
     }
 
@@ -244,5 +246,21 @@ impl Sink for FileSink {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_not_followed_to_what_it_leads_to() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, precious) = (dir.path().join("out"), dir.path().join("precious"));
+        std::fs::write(&precious, "precious").expect("a file");
+        std::os::unix::fs::symlink(&precious, dir.path().join("out.partial")).expect("a link");
+        let error = FileSink::create(&path, true).expect_err("a link");
+        assert!(matches!(error, OpenError::Io { .. }), "{error}");
+        assert_eq!(std::fs::read(&precious).expect("it"), b"precious");
     }
 }

@@ -83,6 +83,47 @@ fn files_that_are_kept_are_good_for_everything() {
     }
 }
 
+/// A manifest lists the segments of one generation. Those of the ones before are there by right, and so are those of
+/// another migration.
+#[test]
+fn nothing_is_said_of_files_that_are_its_own() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 100);
+    let other = Server::start("redis-7.0");
+    let mut beside = Live::new(other.port, target.port(), &["--keep-spool"]);
+    for (from, to) in [("dump.rdb", "other.rdb"), ("appendonly.aof", "other.aof")] {
+        let word = beside.words.iter_mut().find(|word| *word == from);
+        *word.expect("it is named") = to.to_owned();
+    }
+    let mut live = Live::new(source.port, target.port(), &["--keep-spool"]).beside(&beside);
+    std::fs::write(live.path("foreign.aof.1.incr.aof"), "x").expect("a file");
+    beside.start();
+    beside.catches_up();
+    live.start();
+    live.catches_up();
+    live.kill();
+    call!(source.client(), "DEBUG", "CHANGE-REPL-ID");
+    live.start();
+    live.until("another snapshot", SOON, |_| {
+        info(&source, "stats", "sync_full") == 2
+    });
+    live.acknowledges(&source);
+    live.catches_up();
+    let (rdb, aof) = (live.path("dump.rdb"), live.path("appendonly.aof"));
+    let converted = convert(&[text(&rdb), text(&aof)]);
+    assert_eq!(converted.code, 0, "{}", converted.stderr);
+    assert!(live.path("appendonly.aof.1.incr.aof").exists());
+    live.terminate();
+    beside.terminate();
+    for said in [&live.before, &beside.before, &converted.stderr] {
+        assert!(!said.contains("waiting for"), "{said}");
+        for line in said.lines().filter(|line| line.contains("not listed")) {
+            assert!(line.contains("foreign.aof.1.incr.aof is not"), "{line}");
+        }
+        assert!(said.contains("foreign.aof.1.incr.aof is not"), "{said}");
+    }
+}
+
 /// Only an end that was asked for by --until is one after which nobody comes back.
 #[test]
 fn files_stay_for_whoever_comes_back() {
@@ -124,6 +165,56 @@ fn a_dry_run_leaves_nothing_anywhere() {
     assert_eq!(live.files(), Vec::<String>::new());
     assert_eq!(target.keys(), 0);
     assert_eq!(info(&source, "stats", "sync_full"), 0);
+}
+
+/// Who changes over holds them against what the source says of itself.
+#[test]
+fn the_summary_tells_how_far_the_source_was_followed() {
+    let (source, target) = (
+        // A ping of the source counts as well, and one could be on its way when the run ends.
+        source("redis-7.0", &["--repl-ping-replica-period", "3600"]),
+        Target::server("redis-7.0"),
+    );
+    fill(&source, 500);
+    let words = ["--summary-file", "summary.json"];
+    let mut live = Live::new(source.port, target.port(), &words).started();
+    let figures = |live: &Live| {
+        let text = std::fs::read(live.path("summary.json")).expect("a summary");
+        let summary: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let live = summary["live"].clone();
+        assert_eq!(live["source"], format!("127.0.0.1:{}", source.port));
+        let replication = call!(source.client(), "INFO", "replication").text();
+        let line = |name: &str| {
+            let lines = &mut replication.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.expect("a line").to_owned()
+        };
+        assert_eq!(live["replid"], line("master_replid"), "{live}");
+        let offset: u64 = line("master_repl_offset").parse().expect("a number");
+        assert_eq!(live["source_offset"], offset, "{live}");
+        assert_eq!(live["source_offset_on_disk"], offset, "{live}");
+        assert_eq!(live["generation"], 1, "{live}");
+        assert_eq!(live["behind_bytes"], 0, "{live}");
+        assert_eq!(live["phase"], "ONLINE", "{live}");
+        assert_eq!(live["connected"], true, "{live}");
+        (live["full_syncs"].clone(), live["partial_syncs"].clone())
+    };
+    live.catches_up();
+    for i in 0..100 {
+        call!(source.client(), "SET", format!("k:{i}"), "v");
+    }
+    live.acknowledges(&source);
+    live.terminate();
+    assert_eq!(figures(&live), (1.into(), 0.into()));
+    call!(source.client(), "SET", "between", "v");
+    live.words
+        .extend(["--until".to_owned(), "caught-up".to_owned()]);
+    live.start();
+    let (code, said) = live.ends(2 * END);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(figures(&live), (0.into(), 1.into()));
+    let snapshot = live.path("dump.rdb");
+    assert!(!snapshot.exists(), "{:?}", live.files());
 }
 
 #[test]

@@ -204,6 +204,45 @@ fn a_run_that_comes_back_too_late_begins_with_a_new_snapshot() {
     live.terminate();
 }
 
+/// A power cut may take the end of the log, although the destination has it already. What the source would give once
+/// more does not stand where it stood.
+#[test]
+fn a_machine_that_went_down_begins_with_a_new_snapshot() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 500);
+    let load = Load::mixed(&source, Mix::narrow());
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    for snapshots in 2..5 {
+        load.does(700);
+        live.kill();
+        let json = |name: &str| {
+            let text = std::fs::read(live.path(name)).expect("a file");
+            serde_json::from_slice::<serde_json::Value>(&text).expect("JSON")
+        };
+        let acknowledged = json("appendonly.aof.checkpoint")["start"]["log"].clone();
+        let segment = acknowledged["file"].as_str().expect("a segment").to_owned();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(live.path(&segment));
+        let file = file.expect("a segment");
+        let lost = file.metadata().expect("it").len() - 300;
+        file.set_len(lost).expect("a cut");
+        let mut state = json("appendonly.aof.spool");
+        assert_ne!(state["boot"], "");
+        state["boot"] = "another".into();
+        let text = serde_json::to_vec(&state).expect("JSON");
+        std::fs::write(live.path("appendonly.aof.spool"), text).expect("a state");
+        live.start();
+        live.catches_up();
+        assert_eq!(info(&source, "stats", "sync_full"), snapshots);
+    }
+    load.stop();
+    live.acknowledges(&source);
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
 /// A source that is written to may renew what is about to end, while nobody brings that to the destination.
 #[test]
 fn keys_that_are_renewed_while_no_run_is_there_stay() {
