@@ -34,7 +34,7 @@ pub fn run(args: &ConvertArgs) -> Exit {
         log.failure(&text);
         return Exit::Usage;
     }
-    let _lock = match run::prepare(&args.input, &args.logs, &args.manners, log) {
+    let _lock = match run::prepare(&args.input, &args.manners, log) {
         Ok(lock) => lock,
         Err(exit) => return exit,
     };
@@ -60,8 +60,10 @@ fn convert<'a>(
         })
     };
     let not_opened = |name: String, error: Error| -> Finish<'a> {
-        let (on_error, hide) = (args.failures.on_error.into(), args.manners.hide_keys);
-        Box::new(move |signal| run::not_opened(on_error, hide, &name, &error, signal, log))
+        let (failures, manners) = (&args.failures, &args.manners);
+        Box::new(move |signal| {
+            run::not_opened(name, &error, signal, failures, manners, started, log)
+        })
     };
     let checkpoint = match args.logs.checkpoint.as_deref().map(Checkpoint::load) {
         None => None,

@@ -23,7 +23,7 @@ use redis_migration::aof::watch::Watch;
 use redis_migration::command::encode::Settings;
 use redis_migration::command::rewrite::Keep;
 use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
-use redis_migration::pipeline::{Options, Progress, Report, Stream};
+use redis_migration::pipeline::{Options, Progress, Stream};
 use redis_migration::replay::{self, Start};
 use redis_migration::replica::spool::is_segment;
 use redis_migration::resp::write::Block;
@@ -748,13 +748,7 @@ impl<'a> Job<'a> {
     }
 
     fn summarize(&mut self, name: &str, bytes: u64) {
-        self.inputs.push(InputSummary {
-            name: name.to_owned(),
-            bytes,
-            report: Report::default(),
-            is_log: false,
-            error: None,
-        });
+        self.inputs.push(InputSummary::new(name.to_owned(), bytes));
     }
 
     fn reader(&self, source: &Source, from: u64, last: bool) -> Result<Reader> {

@@ -86,9 +86,7 @@ pub fn run(args: &MigrateArgs) -> Exit {
             return exit;
         }
     };
-    let mut nothing = replay.input.clone();
-    nothing.inputs.clear();
-    let _lock = match run::prepare(&nothing, &replay.logs, &args.manners, log) {
+    let _lock = match run::prepare(&replay.input, &args.manners, log) {
         Ok(lock) => lock,
         Err(exit) => return exit,
     };

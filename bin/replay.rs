@@ -61,7 +61,7 @@ pub fn run(args: &ReplayArgs) -> Exit {
             return exit;
         }
     };
-    let _lock = match run::prepare(&args.input, &args.logs, &args.manners, log) {
+    let _lock = match run::prepare(&args.input, &args.manners, log) {
         Ok(lock) => lock,
         Err(exit) => return exit,
     };
@@ -173,16 +173,16 @@ impl<'a> Run<'a> {
 
     /// What is said of a run that did not begin.
     pub fn finish(&self, early: Early) -> Finish<'a> {
-        let (log, hide) = (self.log, self.args.manners.hide_keys);
+        let (args, log, started) = (self.args, self.log, self.started);
         match early {
             Early::Said(text, exit) => Box::new(move |_| {
                 log.failure(&text);
                 exit
             }),
-            Early::Failed(name, error) => {
-                let on_error = self.args.failures.on_error.into();
-                Box::new(move |signal| run::not_opened(on_error, hide, &name, &error, signal, log))
-            }
+            Early::Failed(name, error) => Box::new(move |signal| {
+                let (failures, manners) = (&args.failures, &args.manners);
+                run::not_opened(name, &error, signal, failures, manners, started, log)
+            }),
         }
     }
 

@@ -164,6 +164,24 @@ pub struct Summary {
     pub exit: Exit,
 }
 
+impl Summary {
+    /// Of a run that did not begin because of an input, or of something that has no name here.
+    pub fn of_failure(name: String, error: String) -> Summary {
+        let mut input = InputSummary::new(name, 0);
+        input.error = Some(error);
+        Summary {
+            inputs: vec![input],
+            bytes_out: 0,
+            seconds: 0.0,
+            output: String::new(),
+            torn: false,
+            sent: None,
+            live: None,
+            exit: Exit::Done,
+        }
+    }
+}
+
 /// What was done with one input.
 pub struct InputSummary {
     pub name: String,
@@ -175,6 +193,17 @@ pub struct InputSummary {
 }
 
 impl InputSummary {
+    /// Of an input of which nothing was read yet.
+    pub fn new(name: String, bytes: u64) -> InputSummary {
+        InputSummary {
+            name,
+            bytes,
+            report: Report::default(),
+            is_log: false,
+            error: None,
+        }
+    }
+
     /// What it was found to be; empty where nothing was read.
     pub fn kind(&self) -> String {
         match (&self.report.magic[..], self.is_log) {

@@ -19,40 +19,20 @@ use crate::outcome::{self, Exit};
 use crate::report::{Log, Shown, Summary};
 use crate::target;
 
-/// Sees to what a run needs before it begins: where temporary files go, its lock, and that its inputs are there. The lock
-/// is held as long as what is returned.
-pub fn prepare(
-    input: &InputArgs,
-    logs: &LogArgs,
-    manners: &MannersArgs,
-    log: Log,
-) -> Result<Option<File>, Exit> {
+/// Sees to what a run needs before it begins: where temporary files go, and its lock, which is held as long as what is
+/// returned.
+pub fn prepare(input: &InputArgs, manners: &MannersArgs, log: Log) -> Result<Option<File>, Exit> {
     if let Some(dir) = &input.tmp_dir
         && tempfile::env::override_temp_dir(dir).is_err()
     {
         log.failure("the directory for temporary files is set already");
         return Err(Exit::Usage);
     }
-    let lock = manners
-        .lock
-        .as_deref()
-        .map(lock)
-        .transpose()
-        .map_err(|(text, exit)| {
-            log.failure(&text);
-            exit
-        })?;
-    // A name that is mistyped should be found before hours of work on the inputs before it.
-    for path in input.inputs.iter().filter(|p| *p != Path::new("-")) {
-        match std::fs::metadata(path) {
-            Err(error) if !logs.follow => {
-                log.failure(&format!("{}: cannot be opened: {error}", path.display()));
-                return Err(Exit::LocalFile);
-            }
-            _ => {}
-        }
-    }
-    Ok(lock)
+    let lock = manners.lock.as_deref().map(lock).transpose();
+    lock.map_err(|(text, exit)| {
+        log.failure(&text);
+        exit
+    })
 }
 
 fn lock(path: &Path) -> Result<File, (String, Exit)> {
@@ -138,13 +118,28 @@ fn catch_signals(signal: &Arc<AtomicUsize>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An input, or the checkpoint, could not be opened: nothing was begun.
+/// The ending of a run that did not begin: an input, the checkpoint or a server could not be opened.
 pub fn not_opened(
-    on_error: OnError,
-    hide_keys: bool,
+    name: String,
+    error: &Error,
+    signal: Option<i32>,
+    failures: &FailureArgs,
+    manners: &MannersArgs,
+    started: Instant,
+    log: Log,
+) -> Exit {
+    let on_error = failures.on_error.into();
+    let exit = say_why(&name, error, signal, on_error, manners.hide_keys, log);
+    let mut summary = Summary::of_failure(name, error.describe(manners.hide_keys));
+    sum_up(&mut summary, Ok(0), failures, manners, exit, started, log)
+}
+
+fn say_why(
     name: &str,
     error: &Error,
     signal: Option<i32>,
+    on_error: OnError,
+    hide_keys: bool,
     log: Log,
 ) -> Exit {
     if let (ErrorKind::Stopped, Some(signal)) = (error.kind(), signal) {

@@ -1,7 +1,7 @@
 //! Small files that are replaced as a whole: checkpoints, manifests, what is told to a collector.
 //!
 //! The new one is written beside its place and renamed, so that no reader sees half of it. Until then its name is
-//! [`aside`], always the same for one file: the next run takes what a killed one left, and nothing piles up.
+//! `.redis-migration-NAME`, always the same for one file: the next run takes what a killed one left, and nothing piles up.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};

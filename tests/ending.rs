@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::cli::{code, convert, converted, program, run, wait};
+use crate::support::server::free_port;
 use crate::support::{fixture, text};
 
 const MIXED: &str = "mixed_redis-7.0_v10.rdb";
@@ -445,6 +446,49 @@ fn help_completions_and_the_manual_are_there() {
             .find(&format!("{flag} "))
             .or_else(|| help.find(&format!("{flag}\n")));
         assert!(at.is_some(), "{flag} is not in the help");
+    }
+}
+
+/// Whoever looks at the file by the clock must not take yesterday's for today's.
+#[test]
+fn a_run_that_did_not_begin_leaves_its_summary_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (summary, metrics) = (dir.path().join("summary"), dir.path().join("metrics"));
+    let file = fixture(MIXED);
+    let nobody = format!("redis://127.0.0.1:{}", free_port());
+    let migrate = ["migrate", "--from", &nobody, "--to", &nobody];
+    for (words, exit, name, why) in [
+        (
+            &["convert", "not-there.rdb"][..],
+            74,
+            "not-there.rdb",
+            "No such file",
+        ),
+        (&["replay", "-u", &nobody, text(&file)], 4, "", "refused"),
+        (&migrate, 4, "", "refused"),
+    ] {
+        std::fs::write(&summary, "yesterday's").expect("a file");
+        std::fs::write(&metrics, "yesterday's").expect("a file");
+        let files = [
+            "--summary-file",
+            text(&summary),
+            "--metrics-file",
+            text(&metrics),
+        ];
+        let run = run(&[words, &files].concat(), None);
+        assert_eq!(run.code, exit, "{words:?}: {}", run.stderr);
+        let json = std::fs::read(&summary).expect("the summary");
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(json["exit"], exit);
+        let input = &json["inputs"][0];
+        assert_eq!(input["name"], name);
+        let error = input["error"].as_str().expect("a text");
+        assert!(
+            error.to_lowercase().contains(&why.to_lowercase()),
+            "{error}"
+        );
+        let metrics = std::fs::read_to_string(&metrics).expect("the metrics");
+        assert!(metrics.contains(&format!("exit_code {exit}")), "{metrics}");
     }
 }
 
