@@ -118,6 +118,8 @@ pub struct AtRest {
     pub idle: bool,
     /// Whether the source is quiet, and everything has its true expiry.
     pub settled: bool,
+    /// How often an answer of the destination was late or lost so far.
+    pub troubles: u64,
 }
 
 /// Where commands are written that were sent before.
@@ -1111,7 +1113,9 @@ impl<'a> Job<'a> {
             let piece = checkpoint.pieces.get(place.piece as usize);
             (checkpoint.imports, piece.and_then(|piece| piece.file.seq))
         };
+        let counts = &server.sink.counts;
         let rest = AtRest {
+            troubles: counts.reconnected + counts.again + counts.later,
             place,
             seq,
             catching_up,

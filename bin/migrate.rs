@@ -8,6 +8,7 @@
 //!
 //! The files are all that is between both: what one of them has done survives the other, and the program.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,7 +30,7 @@ use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
 use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::import;
-use redis_migration::server::preflight::Destination;
+use redis_migration::server::preflight::{Destination, ServerFound};
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::Place;
 use redis_migration::tally::Reject;
@@ -52,6 +53,9 @@ const WIND_DOWN: Duration = Duration::from_secs(8);
 
 /// Between two writings of the metrics' file.
 const METRICS_EVERY: Duration = Duration::from_secs(5);
+
+/// A destination that has nothing to do is asked so often who its servers are.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Between two of the original's lines.
 const SECOND: Duration = Duration::from_secs(1);
@@ -149,6 +153,29 @@ struct Migration<'a> {
     /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
     /// looks at them, and the file cannot be opened twice.
     keys: Mutex<Option<KeyLog>>,
+}
+
+/// The servers of the destination, as they were found.
+#[derive(Debug, Clone)]
+struct Servers {
+    dialect: Dialect,
+    found: Vec<ServerFound>,
+    /// When they were looked at last, and how often something had come between until then.
+    looked: Instant,
+    troubles: u64,
+    said: HashSet<String>,
+}
+
+impl Servers {
+    fn of(destination: &Destination) -> Servers {
+        Servers {
+            dialect: destination.dialect,
+            found: destination.servers.clone(),
+            looked: Instant::now(),
+            troubles: 0,
+            said: HashSet::new(),
+        }
+    }
 }
 
 /// How far the destination has acknowledged the delta.
@@ -457,13 +484,20 @@ impl Migration<'_> {
             }
             self.warn_of_the_time_between(known.as_ref());
             let hooks_spool = spool.clone();
+            let servers = Servers::of(destination);
             let live = LiveRun {
                 generation,
                 was_empty,
                 can_import,
                 hooks: Box::new(move |settings, was_empty| job::Live {
                     earlier: earlier.clone(),
-                    ..self.hooks(progress, hooks_spool.clone(), settings.clone(), was_empty)
+                    ..self.hooks(
+                        progress,
+                        hooks_spool.clone(),
+                        settings.clone(),
+                        was_empty,
+                        servers.clone(),
+                    )
                 }),
                 saved: self.janitor(spool, &due),
                 refused: Arc::new(|reject: &Reject| match (&reject.command[..], reject.db) {
@@ -628,6 +662,7 @@ impl Migration<'_> {
         spool: Spool,
         settings: Settings,
         was_empty: bool,
+        mut servers: Servers,
     ) -> job::Live<'s> {
         let replaces = was_empty || settings.on_exist == OnExist::Replace;
         let on_exist = self.replay.on_exist();
@@ -693,7 +728,30 @@ impl Migration<'_> {
                 Ok(())
             }),
             is_heard: Box::new(|| self.live.progress().connected),
-            at_rest: Box::new(move |rest: &AtRest| self.at_rest(rest, &mut goal)),
+            at_rest: Box::new(move |rest: &AtRest| {
+                self.look_at(&mut servers, progress, rest);
+                self.at_rest(rest, &mut goal)
+            }),
+        }
+    }
+
+    /// Warns of servers that are not those any more that were found at the start, where something has come between. A
+    /// run that is online has no end at which it would be told.
+    fn look_at(&self, servers: &mut Servers, progress: &Progress, rest: &AtRest) {
+        // Behind a proxy nothing shows that one was away while it was not asked.
+        let is_due = servers.looked.elapsed() > LOOK_EVERY || rest.troubles != servers.troubles;
+        if !rest.idle || !is_due {
+            return;
+        }
+        (servers.looked, servers.troubles) = (Instant::now(), rest.troubles);
+        let run = self.run(progress, None);
+        for change in run.changes(servers.dialect, &servers.found, true) {
+            if servers.said.insert(change.clone()) {
+                self.log.warning(&format!(
+                    "{change}: what it held may be lost. Compare it with the source, or empty it and begin anew with other \
+                     names for --rdb and --aof"
+                ));
+            }
         }
     }
 

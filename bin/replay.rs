@@ -189,7 +189,12 @@ impl<'a> Run<'a> {
     /// In what the servers are not those any more that were found at the start. One that does not answer at once is asked
     /// again: a connection may break here as anywhere. A run that was broken off ends soon, and leaves those that are away
     /// to the next one.
-    fn changes(&self, dialect: Dialect, before: &[ServerFound], broken_off: bool) -> Vec<String> {
+    pub fn changes(
+        &self,
+        dialect: Dialect,
+        before: &[ServerFound],
+        broken_off: bool,
+    ) -> Vec<String> {
         let mut tries = 0;
         let mut endpoint = self.endpoint.clone();
         let most = if broken_off {

@@ -630,6 +630,35 @@ fn a_server_behind_a_proxy_that_comes_again_empty_between_two_runs_is_named() {
     comes_again_empty(&Target::proxy(&[]), false);
 }
 
+/// A run that is online has no end at which it would tell that.
+fn is_named_while_it_goes_on(target: &Target) {
+    let source = source("redis-7.0", &[]);
+    fill(&source, 200);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    for server in target.servers() {
+        server.kill();
+        server.restart();
+    }
+    let mut client = source.client();
+    live.until("a word", SOON, |live| {
+        // What needs nothing that was there before.
+        call!(client, "SET", "another", "value");
+        live.said().contains("was started anew")
+    });
+    live.terminate();
+}
+
+#[test]
+fn a_server_that_comes_again_empty_is_named_while_the_run_goes_on() {
+    is_named_while_it_goes_on(&Target::server("redis-7.0"));
+}
+
+#[test]
+fn a_server_behind_a_proxy_that_comes_again_empty_is_named_while_the_run_goes_on() {
+    is_named_while_it_goes_on(&Target::proxy(&[]));
+}
+
 /// A disk that is full, or rather files that may not grow: the run ends with the word of a local file, and goes on when
 /// there is room.
 fn runs_out_of_room(fill_keys: usize, kib: u64, flood: bool) {
