@@ -755,31 +755,6 @@ fn for_each_name_of(
     }
 }
 
-/// Calls `each` once for every key of the log that is not in the snapshot, with database and name as the source has
-/// them, ordered by database. Returns how many there are. Nothing is given to `each` before the snapshot was read to
-/// its end.
-///
-/// Errors: what is wrong with the snapshot, for what stands behind a broken place would be taken for deleted; `Io` of
-/// the log or a temporary file; what `each` returns.
-pub fn removals(
-    log: &KeyLog,
-    snapshot: &[u8],
-    limits: Limits,
-    mut each: impl FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<u64> {
-    let bytes = Bytes::from_owner(log.map()?);
-    let progress = Progress::default();
-    compare(
-        log,
-        &bytes,
-        Some(snapshot),
-        limits,
-        &Aim::Source,
-        &progress,
-        |db, key| each(db, key),
-    )
-}
-
 /// How much was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
@@ -789,8 +764,9 @@ pub struct Removed {
     pub libraries: u64,
 }
 
-/// Deletes at the destination, with DEL, what [`removals`] finds, and with FUNCTION DELETE the libraries that the
-/// snapshot does not have. To be written behind the new snapshot, before its log.
+/// Deletes at the destination, with DEL, the keys of the log that the snapshot does not have, ordered by database, and
+/// with FUNCTION DELETE the libraries. To be written behind the new snapshot, before its log. Nothing is deleted before
+/// the snapshot was read to its end.
 ///
 /// What counts is the name at the destination: where several keys of the source become one there, it is deleted only if
 /// none of them is in the snapshot. A key is deleted only if a run with these settings wrote it:
@@ -842,22 +818,29 @@ fn write(
     let mut out = Out::new(BLOCK_BYTES, bytes.clone(), &mut blocks);
     let single = settings.target.dialect.single_db();
     let mut digits = itoa::Buffer::new();
-    let aim = Aim::Destination(settings);
     let limits = Limits::default();
     let mut removed = Removed::default();
-    compare(log, &bytes, snapshot, limits, &aim, progress, |db, name| {
-        progress.commands.fetch_add(1, Relaxed);
-        if db == LIBRARIES {
-            removed.libraries += 1;
-            return out.command(&[b"FUNCTION", b"DELETE", name]);
-        }
-        removed.keys += 1;
-        if !single && stream.db != Some(db) {
-            out.command(&[b"SELECT", digits.format(db).as_bytes()])?;
-            stream.db = Some(db);
-        }
-        out.command(&[b"DEL", name])
-    })?;
+    compare(
+        log,
+        &bytes,
+        snapshot,
+        limits,
+        settings,
+        progress,
+        |db, name| {
+            progress.commands.fetch_add(1, Relaxed);
+            if db == LIBRARIES {
+                removed.libraries += 1;
+                return out.command(&[b"FUNCTION", b"DELETE", name]);
+            }
+            removed.keys += 1;
+            if !single && stream.db != Some(db) {
+                out.command(&[b"SELECT", digits.format(db).as_bytes()])?;
+                stream.db = Some(db);
+            }
+            out.command(&[b"DEL", name])
+        },
+    )?;
     out.flush()?;
     Ok(removed)
 }
@@ -881,13 +864,8 @@ impl Blocks for Straight<'_> {
     }
 }
 
-/// Under which name keys are compared.
-enum Aim<'s> {
-    /// The source's own.
-    Source,
-    /// The one that they have at the destination.
-    Destination(&'s Settings),
-}
+/// What a key is at the destination, by which it is compared.
+struct Aim<'s>(&'s Settings);
 
 impl Aim<'_> {
     /// Database and name; `None` for keys that do not matter. `seen` is `None` for those of the new snapshot.
@@ -902,9 +880,7 @@ impl Aim<'_> {
             // No server has a database of this number.
             return None;
         }
-        let Aim::Destination(settings) = self else {
-            return Some((db, key));
-        };
+        let settings = self.0;
         let (filter, transform) = (&settings.filter, &settings.transform);
         let type_name = seen.and_then(Seen::type_name);
         if !filter.chooses(db, key, type_name) {
@@ -937,15 +913,10 @@ impl Aim<'_> {
 
     /// Whether function libraries matter: whether they were written.
     fn has_libraries(&self) -> bool {
-        match self {
-            Aim::Source => false,
-            Aim::Destination(settings) => {
-                let target = &settings.target;
-                !settings.no_functions
-                    && target.dialect != Dialect::Twemproxy
-                    && target.has(Feature::Functions)
-            }
-        }
+        let target = &self.0.target;
+        !self.0.no_functions
+            && target.dialect != Dialect::Twemproxy
+            && target.has(Feature::Functions)
     }
 }
 
@@ -1003,13 +974,14 @@ fn compare(
     bytes: &[u8],
     snapshot: Option<&[u8]>,
     limits: Limits,
-    aim: &Aim<'_>,
+    settings: &Settings,
     progress: &Progress,
     mut each: impl FnMut(u64, &[u8]) -> Result<()>,
-) -> Result<u64> {
+) -> Result<()> {
     let names = NameHash::default();
     let mut room = Vec::new();
     let mut sorter = Sorter::new(limits);
+    let aim = Aim(settings);
     let has_libraries = aim.has_libraries();
     if let Some(snapshot) = snapshot {
         let broken = for_each_name_of(snapshot, false, u64::MAX, |named| {
@@ -1084,7 +1056,6 @@ fn compare(
             why,
         ));
     }
-    let mut gone = 0;
     let mut sorted = sorter.finish()?;
     while let Some(mark) = sorted.next()? {
         progress.check_stop()?;
@@ -1093,20 +1064,17 @@ fn compare(
         }
         let mut c = Cursor::new(whole, 0);
         c.seek(mark.place as usize);
-        let name = match (entry(&mut c)?, aim) {
-            (Entry::Key { key, .. }, Aim::Destination(settings))
-                if settings.transform.renames() =>
-            {
+        let name = match entry(&mut c)? {
+            Entry::Key { key, .. } if settings.transform.renames() => {
                 settings.transform.rename(key, &mut room);
                 &room
             }
-            (Entry::Key { key: name, .. } | Entry::Library(name), _) => name,
-            (Entry::Others(..) | Entry::Swap(..) | Entry::Cleared, _) => continue,
+            Entry::Key { key: name, .. } | Entry::Library(name) => name,
+            Entry::Others(..) | Entry::Swap(..) | Entry::Cleared => continue,
         };
-        gone += 1;
         each(mark.db, name)?;
     }
-    Ok(gone)
+    Ok(())
 }
 
 /// Sorts any number of marks: in memory or, where they are more than that holds, by runs in a temporary file.
@@ -1334,15 +1302,38 @@ mod tests {
     fn gone_with(log: &KeyLog, snapshot: &[u8], limits: Limits) -> Keys {
         let mut keys = Keys::new();
         let mut db_before = 0;
-        let n = removals(log, snapshot, limits, |db, key| {
+        compared(log, snapshot, limits, |db, key| {
             assert!(db >= db_before);
             db_before = db;
             assert!(keys.insert((db, key.to_vec())), "{db} {key:?} twice");
             Ok(())
         })
         .unwrap();
-        assert_eq!(n, keys.len() as u64);
         keys
+    }
+
+    /// Compares the names that keys have at the source.
+    fn compared(
+        log: &KeyLog,
+        snapshot: &[u8],
+        limits: Limits,
+        each: impl FnMut(u64, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let settings = Settings {
+            no_functions: true,
+            ..Settings::default()
+        };
+        let map = log.map()?;
+        let progress = Progress::default();
+        compare(
+            log,
+            map.bytes(),
+            Some(snapshot),
+            limits,
+            &settings,
+            &progress,
+            each,
+        )
     }
 
     /// As `0:a 1:b`.
@@ -1570,7 +1561,7 @@ mod tests {
         let (dir, mut log) = new_log();
         log.add_log(&aof(&dir, "SET a 1")).unwrap();
         log.file.write_all_at(b"x", log.end - 1).unwrap();
-        let error = removals(&log, &none(), TINY, |_, _| Ok(())).unwrap_err();
+        let error = compared(&log, &none(), TINY, |_, _| Ok(())).unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
     }
 
@@ -1584,7 +1575,7 @@ mod tests {
         log.add_snapshot(b"no snapshot at all").unwrap();
         assert_eq!(gone(&log, &none()), "0:a 0:b");
         for len in 0..whole.len() {
-            let result = removals(&log, &whole[..len], TINY, |_, _| panic!("nothing is known"));
+            let result = compared(&log, &whole[..len], TINY, |_, _| panic!("nothing is known"));
             assert!(result.is_err(), "{len}");
         }
         assert_eq!(gone(&log, &whole), "");
