@@ -1171,6 +1171,7 @@ impl<'a> Job<'a> {
         let mut file = replay_piece(reader.name(), reader.file(), None).map_err(failed)?;
         file.file.seq = seq;
         let number = server.begin(file)?;
+        server.keeper().log = Some((number, reader.file().try_clone().map_err(failed)?));
         server.tell("AOF", false);
         server
             .sink
@@ -1270,6 +1271,7 @@ impl<'a> Job<'a> {
             inode: meta.ino(),
             head,
             offset,
+            tail: Some(Head::before(reader.file(), offset).map_err(failed)?),
             db: self.conversion.db(),
             time_ms: self.conversion.time_ms(),
         })
@@ -1362,6 +1364,7 @@ fn replay_piece(
             inode: meta.ino(),
             head: Head::of(file, HEAD_MAX)?,
             offset: 0,
+            tail: None,
             db: 0,
             time_ms: None,
         },

@@ -3,14 +3,15 @@
 //! The same command, started again, goes on there: what was acknowledged is not sent again, and what was sent without an
 //! answer is told apart by the records at the destination ([`crate::sink::server`]).
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::aof::checkpoint::{LogPlace, keep, load_with, parse_json, write_json};
-use crate::error::Result;
+use crate::aof::checkpoint::{Head, LogPlace, keep, load_with, parse_json, write_json};
+use crate::error::{Error, Result};
 use crate::sink::server::Place;
 
 /// The state of a run into a destination.
@@ -156,6 +157,8 @@ pub struct Keeper {
     pub checkpoint: Checkpoint,
     /// Whether expiries are held back: then the log cannot be gone on with in its middle.
     pub holds: bool,
+    /// The log that is read, by its number in `checkpoint.pieces`.
+    pub log: Option<(u32, File)>,
     /// Where the incremental files of a log are, of which one is kept for the next run.
     pub log_dir: Option<std::path::PathBuf>,
     kept: Option<LogPlace>,
@@ -177,6 +180,7 @@ impl Keeper {
             path: path.map(Path::to_owned),
             checkpoint,
             holds,
+            log: None,
             log_dir: None,
             kept,
         }))
@@ -196,8 +200,17 @@ impl Keeper {
         } else if !self.holds
             && let Some(piece) = checkpoint.pieces.get(place.piece as usize)
         {
+            let read = self
+                .log
+                .as_ref()
+                .filter(|(number, _)| *number == place.piece);
+            let tail = read
+                .map(|(_, file)| Head::before(file, place.offset))
+                .transpose();
+            let name = &piece.file.file;
             let log = LogPlace {
                 offset: place.offset,
+                tail: tail.map_err(|e| Error::io(format!("{name} cannot be read"), e))?,
                 db: place.db,
                 time_ms: place.time_ms,
                 ..piece.file.clone()

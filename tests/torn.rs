@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::cli::{check_aof, convert, convert_log, converted, converted_log};
+use crate::support::cli::{check_aof, convert, convert_log, converted, converted_log, run};
 use crate::support::data::{diff, held_by, loaded};
 use crate::support::resp::{boundaries, commands, lines, log, records};
 use crate::support::server::Server;
@@ -300,4 +300,39 @@ fn a_result_that_is_broken_keeps_its_partial_name() {
     assert!(!out.exists());
     let partial = read(&dir.path().join("out.resp.partial"));
     assert_eq!(lines(&partial), ["SELECT 0", "SET a 1"]);
+}
+
+/// A server on a machine that went down: its log lost the end that was not on the disk, and has grown again since. What
+/// it lost was written already, and where the next run would begin stands something else.
+#[test]
+fn a_log_that_lost_its_end_and_grew_again_is_not_gone_on_with() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, checkpoint) = (dir.path().join("a.aof"), dir.path().join("a.ckpt"));
+    let counted: Vec<u8> = (100..600)
+        .flat_map(|i| log(&[&format!("SET key:{i} a")]))
+        .collect();
+    std::fs::write(&path, &counted).expect("a log");
+    let server = Server::start("redis-7.0");
+    let to = server.port.to_string();
+    for begin in [
+        &["convert"][..],
+        &["replay", "-p", &to, "--on-exist", "replace"],
+    ] {
+        let words = [begin, &["--checkpoint", text(&checkpoint), text(&path)]].concat();
+        assert_eq!(run(&words, None).code, 0);
+        // The last commands are others now, of the same lengths, and more came.
+        let lost = counted.len() - 10 * (counted.len() / 500);
+        let mut other = counted[..lost].to_vec();
+        other.extend((0..20).flat_map(|i| log(&[&format!("SET kez:{} b", 200 + i)])));
+        std::fs::write(&path, &other).expect("a log");
+        let again = run(&words, None);
+        assert_eq!(again.code, 5, "{}", again.stderr);
+        assert!(
+            again.stderr.contains("are not those that were read"),
+            "{}",
+            again.stderr
+        );
+        std::fs::write(&path, &counted).expect("a log");
+        std::fs::remove_file(&checkpoint).expect("it");
+    }
 }

@@ -61,13 +61,16 @@ pub struct LogPlace {
     pub head: Head,
     /// End of the last whole command outside MULTI, in bytes.
     pub offset: u64,
+    /// The bytes before it, as far as they were looked at.
+    #[serde(default)]
+    pub tail: Option<Head>,
     /// The database that is selected there.
     pub db: u64,
     /// The last time annotation before it, in Unix milliseconds.
     pub time_ms: Option<i64>,
 }
 
-/// The first bytes of a file, by which it is known again.
+/// The first bytes of a file, or the last ones before a place in it, by which it is known again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -145,10 +148,20 @@ impl Head {
     /// Of the first `len` bytes of a file, at most [`HEAD_MAX`]; fewer if the file has fewer. The
     /// file's own position stays where it is.
     pub fn of(file: &File, len: u64) -> io::Result<Head> {
+        Head::from(file, 0, len)
+    }
+
+    /// Of the last bytes before `end`, [`HEAD_MAX`] at most.
+    pub fn before(file: &File, end: u64) -> io::Result<Head> {
+        let len = end.min(HEAD_MAX);
+        Head::from(file, end - len, len)
+    }
+
+    fn from(file: &File, begin: u64, len: u64) -> io::Result<Head> {
         let mut bytes = vec![0; len.min(HEAD_MAX) as usize];
         let mut read = 0;
         while read < bytes.len() {
-            match file.read_at(&mut bytes[read..], read as u64) {
+            match file.read_at(&mut bytes[read..], begin + read as u64) {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -231,9 +244,13 @@ impl LogPlace {
         if !is_name {
             return Err(format!("its log {:?} is not the name of a file", self.file));
         }
-        let head = &self.head;
-        if head.len > HEAD_MAX || head.crc64.len() != 16 || !is_hex(&head.crc64) {
+        let is_whole =
+            |head: &Head| head.len <= HEAD_MAX && head.crc64.len() == 16 && is_hex(&head.crc64);
+        if !is_whole(&self.head) {
             return Err("what it says of the log's first bytes is damaged".to_owned());
+        }
+        if !self.tail.as_ref().is_none_or(is_whole) {
+            return Err("what it says of the log's last bytes is damaged".to_owned());
         }
         Ok(())
     }
@@ -270,6 +287,16 @@ impl LogPlace {
             }
         } else if head != self.head {
             found.push(format!("its first {} bytes differ", grouped(head.len)));
+        }
+        // A log that lost its end, with the machine that wrote it, and grew again.
+        if let Some(tail) = self.tail.as_ref().filter(|_| found.is_empty())
+            && Head::before(file, self.offset).map_err(failed)? != *tail
+        {
+            found.push(format!(
+                "the {} bytes before byte {} are not those that were read",
+                grouped(tail.len),
+                grouped(self.offset)
+            ));
         }
         Ok((!found.is_empty()).then(|| found.join(", ")))
     }
@@ -397,6 +424,7 @@ mod tests {
                     crc64: "e9c6d914c4b8d9ca".to_owned(),
                 },
                 offset: 1234,
+                tail: None,
                 db: 3,
                 time_ms: Some(1_700_000_000_000),
             }),
@@ -716,11 +744,20 @@ mod tests {
         fs::write(&path, &other).expect("another one");
         let text = "its first 4,096 bytes differ";
         assert_eq!(differs(&place).as_deref(), Some(text));
-        // Beyond the first bytes nothing is looked at.
+        // Between the first and the last bytes nothing is looked at.
         other[4095] ^= 1;
         other[4096] ^= 1;
         fs::write(&path, &other).expect("another one");
         assert_eq!(differs(&place), None);
+        let place = LogPlace {
+            tail: Some(Head::before(&file, 9_000).expect("its last bytes")),
+            ..place
+        };
+        assert_eq!(differs(&place), None);
+        other[8999] ^= 1;
+        fs::write(&path, &other).expect("another one");
+        let text = "the 4,096 bytes before byte 9,000 are not those that were read";
+        assert_eq!(differs(&place).as_deref(), Some(text));
         // Replaced by a copy. The first file is still open, so that its inode is not given anew.
         fs::write(dir.path().join("copy"), &bytes).expect("a copy");
         fs::rename(dir.path().join("copy"), &path).expect("a rename");
