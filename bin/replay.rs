@@ -907,14 +907,25 @@ impl<'a> Run<'a> {
         }
         let counts = server.sink.counts;
         summary.sent = Some((counts, failed.is_none()));
-        if let Some(input) = summary.inputs.last_mut() {
-            // What the encoder wrote, a server may have refused.
+        // What the encoder wrote, a server may have refused. Of several snapshots it was the last, as far as that goes.
+        let (mut existing, mut rejected) = (counts.existing, counts.rejected);
+        for input in summary.inputs.iter_mut().rev() {
             let tally = &mut input.report.tally;
-            tally.existing += counts.existing;
-            tally.rejected += counts.rejected;
-            tally.written = tally
-                .written
-                .saturating_sub(counts.existing + counts.rejected);
+            for (left, count) in [
+                (&mut existing, &mut tally.existing),
+                (&mut rejected, &mut tally.rejected),
+            ] {
+                let of_this = tally.written.min(*left);
+                tally.written -= of_this;
+                *count += of_this;
+                *left -= of_this;
+            }
+        }
+        if let Some(input) = summary.inputs.last_mut() {
+            let tally = &mut input.report.tally;
+            // A key may be refused while its block is still being counted.
+            tally.existing += existing;
+            tally.rejected += rejected;
             tally.log.rejected += counts.rejected_of_log;
             tally.log.written = tally.log.written.saturating_sub(counts.rejected_of_log);
         }
