@@ -153,6 +153,28 @@ fn skip_keeps_what_is_there_and_writes_the_rest() {
     drop(source);
 }
 
+/// What is there already is counted with the snapshot that it was in, and not with the log behind it.
+#[test]
+fn keys_add_up_where_a_log_follows() {
+    let (_source, path) = five_keys();
+    let log = log_of_increments(10);
+    let target = Target::server("redis-7.0");
+    fill_with_old(&target);
+    let (_dir, place) = place();
+    let summary = place("summary.json");
+    let args = ["--on-exist", "skip", "--summary-file", &summary];
+    let run = replayed_at(
+        target.port(),
+        &[&args[..], &[text(&path), log.path()]].concat(),
+    );
+    let words = "keys: 5 read = 0 written + 0 filtered + 0 expired + 0 rejected + 5 there already";
+    assert!(run.stderr.contains(words), "{}", run.stderr);
+    let bytes = std::fs::read(&summary).expect("a summary");
+    let told: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    assert_eq!(told["inputs"][0]["keys"]["existing"], 5, "{told}");
+    assert_eq!(told["inputs"][1]["keys"]["existing"], 0, "{told}");
+}
+
 #[test]
 fn replace_leaves_nothing_of_what_was_there() {
     let (source, path) = five_keys();
@@ -650,6 +672,25 @@ fn a_quiet_run_says_nothing_but_failures() {
     let run = quiet(&[]);
     assert_eq!(run.code, 5);
     assert_ne!(run.stderr, "");
+}
+
+/// Each of the keys that go together counts.
+#[test]
+fn a_rate_is_one_of_keys() {
+    let source = Server::start("redis-7.0");
+    let mut client = source.client();
+    for i in 0..1500 {
+        call!(client, "SET", format!("string:{i}"), i.to_string());
+    }
+    let path = source.save();
+    let target = Target::server("redis-7.0");
+    let begin = std::time::Instant::now();
+    replayed_at(target.port(), &["--rate", "1000", text(&path)]);
+    assert!(
+        begin.elapsed() > Duration::from_millis(1400),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[test]

@@ -184,13 +184,6 @@ enum Raw<'a> {
 }
 
 impl Raw<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Raw::Bytes(bytes) => bytes.len(),
-            Raw::Payload(payload) => payload.len(),
-        }
-    }
-
     fn into_payload(self) -> Payload {
         match self {
             Raw::Bytes(bytes) => Payload::Small(bytes.to_vec()),
@@ -570,12 +563,17 @@ impl<'a> ServerSink<'a> {
     }
 
     fn command(&mut self, raw: Raw<'_>) -> Result<()> {
-        self.pace(raw.len())?;
         match raw {
-            Raw::Bytes(bytes) => self.route(&Seen::of(bytes), Raw::Bytes(bytes))?,
+            Raw::Bytes(bytes) => {
+                let seen = Seen::of(bytes);
+                self.pace(&seen, bytes.len())?;
+                self.route(&seen, Raw::Bytes(bytes))?;
+            }
             Raw::Payload(payload) => {
                 let head = payload.head(HEAD_BYTES);
-                self.route(&Seen::of(&head), Raw::Payload(payload))?;
+                let seen = Seen::of(&head);
+                self.pace(&seen, payload.len())?;
+                self.route(&seen, Raw::Payload(payload))?;
             }
         }
         self.make_room()
@@ -620,9 +618,12 @@ impl<'a> ServerSink<'a> {
         Ok(())
     }
 
-    /// Keeps to the rates that were asked for.
-    fn pace(&mut self, bytes: usize) -> Result<()> {
-        self.sent_units += 1;
+    /// Keeps to the rates that were asked for. Strings of a snapshot go several keys to a command.
+    fn pace(&mut self, seen: &Seen<'_>, bytes: usize) -> Result<()> {
+        self.sent_units += match seen.name {
+            b"MSET" | b"MSETNX" if !self.in_log => seen.argc / 2,
+            _ => 1,
+        };
         self.sent_bytes += bytes as u64;
         if self.o.rate.is_none() && self.o.rate_bytes.is_none() {
             return Ok(());
