@@ -824,7 +824,7 @@ fn http_port() -> u16 {
 
 /// A port that nobody listens on now. They are taken in turn from below those of the servers, which are below those
 /// that the system gives to outgoing connections.
-fn unused_port() -> u16 {
+pub(crate) fn unused_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -836,7 +836,7 @@ fn unused_port() -> u16 {
 }
 
 /// A process that listens, ended when the test is.
-struct Started(Child);
+pub(crate) struct Started(Child);
 
 impl Started {
     /// An empty server on a port of one that is gone.
@@ -855,7 +855,7 @@ impl Started {
         Started::wait(child.expect("a server"), port)
     }
 
-    fn wait(child: Child, port: u16) -> Started {
+    pub(crate) fn wait(child: Child, port: u16) -> Started {
         let started = Started(child);
         let end = Instant::now() + Duration::from_secs(20);
         while !Client::connect(port).is_ok_and(|mut c| c.try_call(&[b"PING"]).is_ok()) {

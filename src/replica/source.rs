@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::server::connection::Connection;
 use crate::server::endpoint::Endpoint;
 use crate::server::reply::Reply;
@@ -10,8 +10,10 @@ use crate::server::reply::Reply;
 /// What a source was found to be, as far as it tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceFound {
-    /// `redis 7.0.15`, `valkey 9.1.0`; empty where it is not told.
+    /// `Redis 7.0.15`, `Valkey 9.1.0`; empty where it is not told.
     pub version: String,
+    /// What else it is: a replica, a node of a cluster; empty where it is neither.
+    pub role: String,
     /// Changes whenever it starts anew. Empty where it is not told.
     pub run_id: String,
     /// Keys in all its databases.
@@ -26,11 +28,24 @@ impl fmt::Display for SourceFound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.version[..] {
             "" => f.write_str("a source that does not tell what it is"),
-            version => write!(
-                f,
-                "{version}, {} keys in {} databases",
-                indicatif::HumanCount(self.keys),
-                self.databases.len()
+            version => write!(f, "{version}{}, {}", self.role, self.size()),
+        }
+    }
+}
+
+impl SourceFound {
+    /// How much it holds, in words.
+    pub fn size(&self) -> String {
+        let some = |n: u64, what: &str| match n {
+            1 => format!("1 {what}"),
+            n => format!("{} {what}s", indicatif::HumanCount(n)),
+        };
+        match self.keys {
+            0 => "empty".to_owned(),
+            keys => format!(
+                "{} in {}",
+                some(keys, "key"),
+                some(self.databases.len() as u64, "database")
             ),
         }
     }
@@ -38,7 +53,7 @@ impl fmt::Display for SourceFound {
 
 /// Looks at a source. One that answers no INFO to this user may be a source all the same.
 ///
-/// Errors: `Unreachable` and `Login`, as for any connection.
+/// Errors: `Unreachable` and `Login`, as for any connection, and `Unfit` for a Sentinel.
 pub fn look(endpoint: &Endpoint) -> Result<SourceFound> {
     let mut connection = Connection::open(endpoint)?;
     let mut found = SourceFound::default();
@@ -60,10 +75,32 @@ pub fn look(endpoint: &Endpoint) -> Result<SourceFound> {
             .map(str::trim)
     };
     found.version = match (field("valkey_version"), field("redis_version")) {
-        (Some(version), _) => format!("valkey {version}"),
-        (None, Some(version)) => format!("redis {version}"),
+        (Some(version), _) => format!("Valkey {version}"),
+        (None, Some(version)) => format!("Redis {version}"),
         (None, None) => String::new(),
     };
+    match (field("server_mode").or(field("redis_mode")), field("role")) {
+        (Some("sentinel"), _) => {
+            return Err(Error::unfit(format!(
+                "{} is a Sentinel, which holds no data; give the address of the master that it watches (SENTINEL MASTERS \
+                 lists them)",
+                endpoint.address
+            )));
+        }
+        (Some("cluster"), _) => {
+            ", a node of a cluster, of which each master is a source of its own"
+                .clone_into(&mut found.role);
+        }
+        (_, Some("slave" | "replica")) => {
+            let host = field("master_host").unwrap_or("?");
+            let port = field("master_port").unwrap_or("?");
+            found.role = match host.contains(':') {
+                true => format!(", a replica of [{host}]:{port}"),
+                false => format!(", a replica of {host}:{port}"),
+            };
+        }
+        _ => {}
+    }
     found.run_id = field("run_id").unwrap_or_default().to_owned();
     for line in text.lines() {
         let Some((db, rest)) = line

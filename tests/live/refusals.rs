@@ -1,15 +1,18 @@
 //! What cannot be done is refused before anything is written, with a word about what to do.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{
-    END, Live, SOON, acknowledged, bytes_of, ends_equal, fill, info, is_equal, names, source,
-    until, uri,
+    END, Live, SOON, acknowledged, bytes_of, ends_equal, fill, info, is_equal, names, replicates,
+    source, until, uri,
 };
+use crate::preflight::{Started, unused_port};
 use crate::replay::Target;
 use crate::support::client::call;
 use crate::support::load::{Load, Mix};
-use crate::support::server::Server;
+use crate::support::server::{Server, starter};
+use crate::support::text;
 
 /// A run that must end soon, with this code, and with the destination and the directory as they were.
 pub(super) fn is_refused(mut live: Live, code: i32, words: &[&str], target: &Target) -> String {
@@ -63,6 +66,66 @@ fn a_wrong_password_of_the_destination() {
         // Nothing was asked of the source that costs it something.
         assert_eq!(info(&source, "stats", "sync_full"), 0, "{said}");
     }
+    // In the words that were used.
+    let mut live = Live::classic(source.port, target.port(), &["-dauth", "wrong"]).started();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("check -dauth"), "{said}");
+}
+
+#[test]
+fn keys_that_were_only_looked_at_are_in_no_doubt() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 500);
+    fill(target.servers()[0], 500);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 5, "{said}");
+    let words = [
+        "is there already",
+        "With one of them the same command goes on",
+    ];
+    assert!(names(&said, &words), "{said}");
+    assert!(!said.contains("not answered"), "{said}");
+}
+
+#[test]
+fn a_source_says_what_it_is() {
+    let master = source("redis-7.0", &[]);
+    let target = Target::server("redis-7.0");
+    call!(master.client(), "SET", "key", "value");
+    let replica = source("redis-7.0", &[]);
+    replicates(&replica, master.port);
+    let node = source("redis-7.0", &["--cluster-enabled", "yes"]);
+    let one = "Redis 7.0";
+    let of = format!("a replica of 127.0.0.1:{}", master.port);
+    for (port, words) in [
+        (master.port, [one, "1 key in 1 database\n", ""]),
+        (replica.port, [one, &of, "1 key in 1 database\n"]),
+        (node.port, [one, "a node of a cluster", "empty\n"]),
+    ] {
+        let mut live = Live::new(port, target.port(), &["--dry-run"]).started();
+        let (code, said) = live.ends(END);
+        assert_eq!(code, 0, "{said}");
+        assert!(names(&said, &words), "{words:?} are not in {said}");
+    }
+}
+
+#[test]
+fn a_sentinel_is_no_source() {
+    let target = Target::server("redis-7.0");
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("sentinel.conf");
+    let port = unused_port();
+    let text_of = format!("port {port}\nbind 127.0.0.1\n");
+    std::fs::write(&config, text_of).expect("its configuration");
+    let child = Command::new(starter("redis-7.0"))
+        .args([text(&config), "--sentinel"])
+        .stdout(Stdio::null())
+        .spawn();
+    let _sentinel = Started::wait(child.expect("a sentinel"), port);
+    let live = Live::new(port, target.port(), &[]);
+    is_refused(live, 5, &["is a Sentinel", "master"], &target);
 }
 
 #[test]
