@@ -28,7 +28,7 @@ use redis_migration::replica::removals::{self, KeyLog, Removed};
 use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
-use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::endpoint::{Address, Endpoint, Ways};
 use redis_migration::server::import;
 use redis_migration::server::preflight::{Destination, ServerFound};
 use redis_migration::sink::Sink;
@@ -84,7 +84,12 @@ pub fn run(args: &MigrateArgs) -> Exit {
     let endpoints = target::source(&args.source, args.target.timeout.0)
         .and_then(|from| target::endpoint(&args.target).map(|to| (from, to)));
     let (from, to) = match endpoints {
-        Ok(both) => both,
+        Ok((mut from, mut to)) => {
+            if args.classic {
+                (from.ways, to.ways) = (&Ways::ORIGINAL_SOURCE, &Ways::ORIGINAL_DESTINATION);
+            }
+            (from, to)
+        }
         Err((text, exit)) => {
             log.failure(&text);
             return exit;

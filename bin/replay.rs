@@ -14,7 +14,7 @@ use redis_migration::command::target::{Dialect, Target};
 use redis_migration::error::show_key;
 use redis_migration::pipeline::{Checksum, Options, Progress};
 use redis_migration::replay::{Checkpoint, Keeper, KnownServer};
-use redis_migration::server::endpoint::Endpoint;
+use redis_migration::server::endpoint::{Endpoint, Ways};
 use redis_migration::server::import;
 use redis_migration::server::preflight::{self, Destination, Role, ServerFound, Wish};
 use redis_migration::sink::file::FileSink;
@@ -55,7 +55,12 @@ pub fn run(args: &ReplayArgs) -> Exit {
         return Exit::Usage;
     }
     let endpoint = match target::endpoint(&args.target) {
-        Ok(endpoint) => endpoint,
+        Ok(mut endpoint) => {
+            if args.classic {
+                endpoint.ways = &Ways::ORIGINAL_DESTINATION;
+            }
+            endpoint
+        }
         Err((text, exit)) => {
             log.failure(&text);
             return exit;

@@ -199,7 +199,7 @@ fn resolve(
         })?;
         Some(Secret::new(password))
     } else if let Some(path) = args.password_file {
-        Some(Secret::new(first_line(path)?))
+        Some(Secret::new(first_line(path, &long("password-file"))?))
     } else if let Some(password) = args.pass {
         Some(Secret::new(password.0.as_bytes().to_vec()))
     } else {
@@ -230,9 +230,9 @@ fn resolve(
     })
 }
 
-fn first_line(path: &Path) -> Result<Vec<u8>, (String, Exit)> {
+fn first_line(path: &Path, flag: &str) -> Result<Vec<u8>, (String, Exit)> {
     let wrong = |why: &dyn std::fmt::Display| {
-        let text = format!("--password-file {}: {why}", path.display());
+        let text = format!("{flag} {}: {why}", path.display());
         (text, Exit::LocalFile)
     };
     let file = File::open(path).map_err(|e| wrong(&e))?;

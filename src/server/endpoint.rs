@@ -126,7 +126,7 @@ impl Ways {
     };
     /// Of the source of a live migration.
     pub const SOURCE: Ways = Ways {
-        password: "-sauth, --from-askpass or REDIS_MIGRATION_SOURCE_AUTH",
+        password: "--from-pass, --from-askpass or REDIS_MIGRATION_SOURCE_AUTH",
         user: "--from-user",
         tls: "--from-tls",
         ca_cert: "--from-cacert",
@@ -134,6 +134,16 @@ impl Ways {
         key: "--from-tls-key",
         sni: "--from-sni",
         insecure: "--from-insecure",
+    };
+    /// Of a destination, by the original's words.
+    pub const ORIGINAL_DESTINATION: Ways = Ways {
+        password: "-dauth, --askpass or REDISCLI_AUTH",
+        ..Ways::DESTINATION
+    };
+    /// Of a source, by the original's words.
+    pub const ORIGINAL_SOURCE: Ways = Ways {
+        password: "-sauth, --from-askpass or REDIS_MIGRATION_SOURCE_AUTH",
+        ..Ways::SOURCE
     };
 }
 

@@ -41,12 +41,12 @@ fn a_wrong_password_of_the_source() {
     for from in ["", ":wrong@", "nobody:right@"] {
         let from = format!("redis://{from}127.0.0.1:{}", source.port);
         let live = Live::between(&from, &uri(target.port()), &[]);
-        let said = is_refused(live, 4, &["source"], &target);
+        let said = is_refused(live, 4, &["--from-pass"], &target);
         assert!(!said.contains("wrong@"), "{said}");
     }
     let port = source.port.to_string();
     let live = Live::classic(source.port, target.port(), &["-sauth", "wrong"]);
-    is_refused(live, 4, &[&port], &target);
+    is_refused(live, 4, &[&port, "check -sauth"], &target);
 }
 
 #[test]
