@@ -154,6 +154,9 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
         }
         ErrorKind::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull => "free some space and run the same command again",
+            std::io::ErrorKind::FileTooLarge => {
+                "raise the limit of the size of files (ulimit -f) and run the same command again"
+            }
             std::io::ErrorKind::PermissionDenied => {
                 "run it as a user who may, or change the file's permissions"
             }

@@ -11,7 +11,7 @@ use indicatif::HumanCount;
 use redis_migration::command::encode::{OnError, Settings};
 use redis_migration::pipeline::Progress;
 use redis_migration::{Error, ErrorKind};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::args::{FailureArgs, InputArgs, LogArgs, MannersArgs, SummaryArg};
 use crate::job::Inputs;
@@ -115,6 +115,8 @@ fn catch_signals(signal: &Arc<AtomicUsize>) -> std::io::Result<()> {
         signal_hook::flag::register(number, again)?;
         signal_hook::flag::register_usize(number, signal.clone(), number as usize)?;
     }
+    // Where files may not outgrow a limit (ulimit -f), the write shall fail as on a full disk, and the run say so.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     Ok(())
 }
 

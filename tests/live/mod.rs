@@ -112,11 +112,7 @@ impl Live {
         if let Some(largest) = self.largest_file {
             let mut shell = Command::new("bash");
             shell
-                .args([
-                    "-c",
-                    "trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"",
-                    "bash",
-                ])
+                .args(["-c", "ulimit -f \"$1\"; shift; exec \"$@\"", "bash"])
                 .arg(largest.to_string())
                 .arg(command.get_program())
                 .args(&words)
