@@ -1049,12 +1049,12 @@ impl Stage {
         }
     }
 
-    /// How much is done of how much, for a bar.
+    /// How much is done of how much, for a bar; of nothing where that is not known, and where there is no end.
     fn done(&self) -> (u64, u64) {
         match *self {
             Stage::Sync(done, total) => (done, total.unwrap_or(0)),
             Stage::Rdb(done, total, _) | Stage::Aof(done, total) => (done, total),
-            Stage::Online(..) => (1, 1),
+            Stage::Online(..) => (0, 0),
         }
     }
 

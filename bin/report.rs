@@ -76,9 +76,18 @@ impl Log {
     }
 }
 
+const BAR: &str =
+    "{percent:>3}% [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta} {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is a constant")
+}
+
 /// A bar on a terminal, a line now and then elsewhere.
 pub struct Shown {
     bar: Option<ProgressBar>,
+    /// Whether the bar is words only: there is no end that it could be held against.
+    endless: bool,
     log: Log,
     interval: Duration,
     last: Instant,
@@ -89,13 +98,13 @@ impl Shown {
         let terminal = std::io::stderr().is_terminal() && manners.log_format == LogFormat::Text;
         let bar = (terminal && !manners.quiet).then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-            let template = "{percent:>3}% [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} eta {eta} {msg}";
-            bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant"));
+            bar.set_style(style(BAR));
             bar
         });
         let interval = Duration::from_millis(manners.progress_interval.0.max(100) as u64);
         Shown {
             bar,
+            endless: false,
             log,
             interval,
             last: Instant::now(),
@@ -129,9 +138,14 @@ impl Shown {
         }
     }
 
-    /// As [`update`](Self::update), for what has words of its own: so much of so much is done.
+    /// As [`update`](Self::update), for what has words of its own: so much of so much is done; of nothing where there is
+    /// no end.
     pub fn tell(&mut self, (done, total): (u64, u64), text: impl FnOnce() -> String) {
         if let Some(bar) = &self.bar {
+            if self.endless != (total == 0) {
+                self.endless = total == 0;
+                bar.set_style(style(if self.endless { "{msg}" } else { BAR }));
+            }
             bar.set_length(total);
             bar.set_position(done.min(total));
             bar.set_message(text());
