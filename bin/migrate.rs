@@ -429,6 +429,11 @@ impl Migration<'_> {
             return;
         }
         let to = &self.to.address;
+        let place = match to {
+            Address::Tcp { host, port } => format!("-h {host} -p {port}"),
+            Address::Unix(path) => format!("-s {}", path.display()),
+        };
+        let off = format!("redis-cli {place} CONFIG SET import-mode no");
         let is_done = match attempt {
             Ok(Attempt::Sent(ending)) => ending.failed.as_ref().is_none_or(|error| {
                 matches!(error.kind(), ErrorKind::Stopped) && self.settled.load(Ordering::Relaxed)
@@ -439,7 +444,7 @@ impl Migration<'_> {
         if !is_done {
             self.log.warning(&format!(
                 "import mode of {to} stays on, so that nothing there expires or is evicted before the same command has \
-                 gone on. To leave it at that: redis-cli CONFIG SET import-mode no"
+                 gone on. To leave it at that: {off}"
             ));
             return;
         }
@@ -449,7 +454,7 @@ impl Migration<'_> {
                 "import mode of {to} stays on for another run of this program, which turns it off at its end"
             )),
             Err(error) => self.log.warning(&format!(
-                "import mode of {to} is still on ({error}): redis-cli CONFIG SET import-mode no"
+                "import mode of {to} is still on ({error}): {off}"
             )),
         }
     }

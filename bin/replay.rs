@@ -610,6 +610,11 @@ impl<'a> Run<'a> {
         let can = self.live.as_ref().is_some_and(|live| live.can_import);
         let Some(known) = unfinished else {
             return Ok(can);
+            if can {
+                self.log.info(&format!(
+                    "import mode of {address} is turned on until all is done: nothing there expires or is evicted meanwhile"
+                ));
+            }
         };
         let address = &self.endpoint.address;
         if known.imports && !can {
