@@ -608,15 +608,15 @@ impl<'a> Run<'a> {
     /// Whether the destination is written to in import mode. What an earlier run had begun with stays so.
     fn imports(&self, unfinished: Option<&Checkpoint>) -> Result<bool, Error> {
         let can = self.live.as_ref().is_some_and(|live| live.can_import);
+        let address = &self.endpoint.address;
         let Some(known) = unfinished else {
-            return Ok(can);
             if can {
                 self.log.info(&format!(
                     "import mode of {address} is turned on until all is done: nothing there expires or is evicted meanwhile"
                 ));
             }
+            return Ok(can);
         };
-        let address = &self.endpoint.address;
         if known.imports && !can {
             return Err(Error::plain(ErrorKind::Unfit(format!(
                 "{address} was written to in import mode, which cannot be turned on now: allow CONFIG GET and CONFIG SET \
@@ -699,6 +699,7 @@ impl<'a> Run<'a> {
         let keys = match (destination.keys_known, destination.keys) {
             (false, _) => "how many keys it holds is not told".to_owned(),
             (true, 0) => "empty".to_owned(),
+            (true, 1) => "holds 1 key".to_owned(),
             (true, n) => format!("holds {} keys", HumanCount(n)),
         };
         self.log
@@ -1100,6 +1101,13 @@ impl Ending<'_> {
         if let Some(error) = &self.failed {
             let acknowledged = self.acknowledged();
             let again = match &args.logs.checkpoint {
+                // The same words would meet the same key.
+                Some(_) if matches!(error.kind(), ErrorKind::Exists { .. }) => {
+                    format!(
+                        "With one of them the same command goes on: {}",
+                        run::command_line()
+                    )
+                }
                 Some(_) => format!("Run the same command again to go on: {}", run::command_line()),
                 None => "Nothing remembers how far it came: with --checkpoint FILE the next run could go on".to_owned(),
             };

@@ -515,7 +515,8 @@ impl<'a> ServerSink<'a> {
         }
     }
 
-    /// The names of keys of which it is not known whether they arrived, as many as a person can look through.
+    /// The names of keys of which it is not known whether they arrived, as many as a person can look through. A key that
+    /// was only asked for is in no doubt.
     pub fn unanswered(&self, most: usize) -> Vec<(u32, Vec<u8>)> {
         let mut found = Vec::new();
         for link in &self.links {
@@ -527,7 +528,9 @@ impl<'a> ServerSink<'a> {
                     if let Some(lane) = self.log_lanes.get(&item.lane) {
                         found.extend(lane.keys_on_their_way());
                     }
-                } else if let Some(key) = key_of(&link.head_of(&item, HEAD_BYTES)) {
+                } else if item.kind != Kind::Gate
+                    && let Some(key) = key_of(&link.head_of(&item, HEAD_BYTES))
+                {
                     found.push((item.db, key));
                 }
             }
@@ -536,7 +539,7 @@ impl<'a> ServerSink<'a> {
         let waiting = self.later.iter().map(|(_, waiting)| waiting);
         found.extend(
             waiting
-                .filter(|waiting| waiting.item.again)
+                .filter(|waiting| waiting.item.again && waiting.item.kind != Kind::Gate)
                 .filter_map(|waiting| {
                     let key = key_of(&waiting.payload.head(HEAD_BYTES))?;
                     Some((waiting.item.db, key))
