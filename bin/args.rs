@@ -15,11 +15,11 @@ use crate::values::{
     PrefixPair, Sizes, Ttls,
 };
 
-/// Moves Redis data that is in files.
+/// Moves Redis data that is in files or in live servers.
 ///
 /// Reads snapshots (dump.rdb) and append-only files of every Redis up to 8.10 and Valkey up to 9.1 and writes them as
 /// RESP commands, for redis-cli --pipe, for nc, or for later, or sends them straight to a server, a Cluster or a
-/// twemproxy. Results go to stdout, everything else to stderr.
+/// twemproxy. Of a live server it becomes a replica. Results go to stdout, everything else to stderr.
 #[derive(Debug, Parser)]
 #[command(
     name = "redis-migration",
@@ -39,11 +39,11 @@ Exit codes:
   1    finished, but something was rejected, a log ended within a command, or a server was started anew meanwhile
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
-  4    destination not reachable, or it refused the login
+  4    source or destination not reachable, or it refused the login
   5    stopped by policy: output or a key exists, destination not fit for a command or the dialect, a log that is
        not the one of the checkpoint
   74   a local file could not be read or written
-  75   --lock FILE is held by another run
+  75   --lock FILE, or a file of the run, is held by another run
   130  interrupted by SIGINT; 143 by SIGTERM
   141  the reader of stdout has gone";
 
@@ -765,7 +765,7 @@ pub struct MannersArgs {
     /// Write the summary as JSON to FILE too
     #[arg(long, value_name = "FILE")]
     pub summary_file: Option<PathBuf>,
-    /// Write counts for Prometheus to FILE at the end (textfile collector)
+    /// Write counts for Prometheus to FILE at the end, migrate also while it runs (textfile collector)
     #[arg(long, value_name = "FILE")]
     pub metrics_file: Option<PathBuf>,
     /// Hold FILE locked while running; exit 75 if another run holds it

@@ -18,8 +18,8 @@ The original's options work without a subcommand; the next word is the value, in
   -dport PORT    its port
   -dauth PASS    its password; REDISCLI_AUTH keeps it out of the list of processes
   -rdb FILE      the snapshot, sent first; with a source it is received to FILE, default: dump.rdb
-  -aof FILE      what was done since, sent when the destination has acknowledged the snapshot; with a source it is
-                 received to FILE, default: appendonly.aof
+  -aof FILE      what was done since, sent when the destination has acknowledged the snapshot;
+                 with a source it is received to FILE, default: appendonly.aof
   -client N      connections; default: 5
   -h, -v         this text, the version
 The long flags of migrate, or of replay, may stand among them, for example --on-exist replace.

@@ -1,4 +1,4 @@
-//! Moves Redis data that is in files.
+//! Moves Redis data that is in files or in live servers.
 //!
 //! A snapshot (RDB) of any Redis or Valkey becomes RESP commands:
 //!

@@ -863,7 +863,7 @@ fn probe(connection: &mut Connection, name: &[u8]) -> Result<()> {
             return Err(Error::unfit(format!(
                 "{} does not take writes: it answers {}",
                 connection.name(),
-                shown(&other)
+                shown(&other).trim_end_matches('.')
             )));
         }
     }
