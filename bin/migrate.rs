@@ -407,7 +407,13 @@ impl Migration<'_> {
         }
         match attempt {
             Ok(attempt) => self.end(attempt, spool, self.figures(progress, connected)),
-            Err(early) => self.run(progress, None).finish(early),
+            Err(early) => {
+                if let Err(error) = spool.remove_unused() {
+                    self.log
+                        .warning(&format!("{}: files stay there", error.describe(false)));
+                }
+                self.run(progress, None).finish(early)
+            }
         }
     }
 

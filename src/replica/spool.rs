@@ -580,6 +580,16 @@ impl Spool {
         Ok(())
     }
 
+    /// Removes all files of the spool where no snapshot was ever whole: there is nothing to go on with, and what is left
+    /// would only keep another source from these names.
+    pub fn remove_unused(&self) -> Result<()> {
+        let state = self.state();
+        let is_used = state.snapshot_bytes.is_some()
+            || !state.previous.is_empty()
+            || is_there(&self.names().checkpoint())?;
+        if is_used { Ok(()) } else { self.remove() }
+    }
+
     /// Notes where the source's history stands: a snapshot is on its way, and behind it the delta from `offset` on.
     /// What was whole before becomes an earlier generation.
     pub(super) fn begin(&self, replid: &str, offset: u64) -> Result<()> {

@@ -111,6 +111,44 @@ fn a_source_says_what_it_is() {
     }
 }
 
+/// What received nothing leaves its names to whoever comes next.
+#[test]
+fn a_run_that_received_nothing_leaves_no_files() {
+    let (one, other) = (source("redis-7.0", &[]), source("redis-7.0", &[]));
+    let target = Target::server("redis-7.0");
+    fill(&other, 10);
+    let mut client = one.client();
+    call!(
+        client,
+        "ACL",
+        "SETUSER",
+        "mover",
+        "on",
+        ">secret",
+        "+ping",
+        "+replconf"
+    );
+    let from = format!("redis://mover:secret@127.0.0.1:{}", one.port);
+    let mut live = Live::between(&from, &uri(target.port()), &[]).started();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 4, "{said}");
+    assert_eq!(live.files(), Vec::<String>::new(), "{said}");
+    // Interrupted before the snapshot came.
+    one.set("repl-diskless-sync-delay", "60");
+    let mut live = Live::new(one.port, target.port(), &[])
+        .beside(&live)
+        .started();
+    live.until("a file", SOON, |live| !live.files().is_empty());
+    std::thread::sleep(Duration::from_millis(500));
+    live.terminate();
+    assert_eq!(live.files(), Vec::<String>::new(), "{}", live.before);
+    let mut live = Live::new(other.port, target.port(), &["--until", "caught-up"])
+        .beside(&live)
+        .started();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 0, "{said}");
+}
+
 #[test]
 fn a_sentinel_is_no_source() {
     let target = Target::server("redis-7.0");
