@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::server::connection::Connection;
 use crate::server::endpoint::Endpoint;
 use crate::server::reply::Reply;
@@ -57,7 +57,17 @@ impl SourceFound {
 pub fn look(endpoint: &Endpoint) -> Result<SourceFound> {
     let mut connection = Connection::open(endpoint)?;
     let mut found = SourceFound::default();
-    let text = match connection.call(&[b"INFO"])? {
+    let answer = connection
+        .call(&[b"INFO"])
+        .map_err(|error| match error.kind() {
+            // It answers PING, but no INFO.
+            ErrorKind::Unreachable { server, why } => Error::plain(ErrorKind::Unreachable {
+                server: server.clone(),
+                why: format!("{why}; if it is a twemproxy, give each server behind it as a source"),
+            }),
+            _ => error,
+        })?;
+    let text = match answer {
         Reply::Bulk(text) => String::from_utf8_lossy(&text).into_owned(),
         Reply::Error(text) => {
             let text = String::from_utf8_lossy(&text).into_owned();
