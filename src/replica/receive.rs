@@ -374,10 +374,7 @@ impl<'a> Receiver<'a> {
                 return Err(match error.kind() {
                     ErrorKind::Unreachable { server, why } => Error::unreachable(
                         server,
-                        format!(
-                            "{why}; it was tried for {} s. The same command goes on where this one ends",
-                            away.as_secs()
-                        ),
+                        format!("{why}; it was tried for {} s", away.as_secs()),
                     ),
                     _ => error,
                 });
