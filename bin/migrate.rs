@@ -41,7 +41,7 @@ use crate::args::{MethodArg, MigrateArgs, PresentArg, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
 use crate::outcome::Exit;
 use crate::replay::{self, Attempt, Early, LiveRun, Run, Saved};
-use crate::report::{self, Log, Shown};
+use crate::report::{self, Log, Shown, Summary};
 use crate::run::{self, Finish};
 use crate::target;
 
@@ -200,19 +200,23 @@ struct Sent {
 impl Migration<'_> {
     fn go<'s>(&'s self, progress: &'s Progress) -> Finish<'s> {
         let run = self.run(progress, None);
-        let (destination, spool, found) = match self.begin(&run) {
+        let (destination, spool) = match self.begin(&run) {
             Ok(begun) => begun,
             Err(early) => return run.finish(early),
         };
         if self.args.target.dry_run {
-            let text = format!(
-                "dry run: nothing was received or sent; {} has {} keys",
-                self.from.address,
-                HumanCount(found.keys)
-            );
             return Box::new(move |_| {
-                self.log.info(&text);
-                Exit::Done
+                self.log.info("dry run: nothing was received or sent");
+                let to = format!("{} (dry run: nothing was sent)", self.to.address);
+                run::sum_up(
+                    &mut Summary::of_nothing(to),
+                    Ok(0),
+                    &self.replay.failures,
+                    &self.args.manners,
+                    Exit::Done,
+                    self.started,
+                    self.log,
+                )
             });
         }
         let spool = spool.expect("it is opened for every other run");
@@ -223,10 +227,7 @@ impl Migration<'_> {
     }
 
     /// Looks at both sides, and takes the files.
-    fn begin(
-        &self,
-        run: &Run<'_>,
-    ) -> std::result::Result<(Destination, Option<Spool>, SourceFound), Early> {
+    fn begin(&self, run: &Run<'_>) -> std::result::Result<(Destination, Option<Spool>), Early> {
         let found = source::look(&self.from)?;
         self.log.info(&format!("{}: {found}", self.from.address));
         for warning in &found.warnings {
@@ -243,7 +244,7 @@ impl Migration<'_> {
         }
         self.check_databases(run, &found, &destination)?;
         if self.args.target.dry_run {
-            return Ok((destination, None, found));
+            return Ok((destination, None));
         }
         run.try_writing(&destination)?;
         let spool = Spool::open(
@@ -254,7 +255,7 @@ impl Migration<'_> {
                 keep: self.args.spool.keep_spool,
             },
         )?;
-        Ok((destination, Some(spool), found))
+        Ok((destination, Some(spool)))
     }
 
     /// Refuses several databases for a destination that has one, before anything is received.

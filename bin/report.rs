@@ -185,9 +185,17 @@ impl Summary {
         input.error = Some(error);
         Summary {
             inputs: vec![input],
+            ..Summary::of_nothing(String::new())
+        }
+    }
+
+    /// Of a run that only looked.
+    pub fn of_nothing(output: String) -> Summary {
+        Summary {
+            inputs: Vec::new(),
             bytes_out: 0,
             seconds: 0.0,
-            output: String::new(),
+            output,
             torn: false,
             sent: None,
             live: None,

@@ -1,6 +1,6 @@
 //! What a migration leaves behind: files that the other commands take, or none.
 
-use super::{END, Live, SOON, fill, info, is_equal, source};
+use super::{END, Live, SOON, bytes_of, fill, info, is_equal, source};
 use crate::replay::Target;
 use crate::support::cli::{convert, replay_at};
 use crate::support::client::call;
@@ -155,14 +155,19 @@ fn files_stay_for_whoever_comes_back() {
 fn a_dry_run_leaves_nothing_anywhere() {
     let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
     fill(&source, 100);
-    let mut live = Live::new(source.port, target.port(), &["--dry-run"]).started();
+    let words = ["--dry-run", "--summary-file", "summary.json"];
+    let mut live = Live::new(source.port, target.port(), &words).started();
     let (code, said) = live.ends(END);
     assert_eq!(code, 0, "{said}");
     assert!(
         said.contains("dry run") && said.contains("100 keys"),
         "{said}"
     );
-    assert_eq!(live.files(), Vec::<String>::new());
+    // But a summary, as of every run.
+    assert_eq!(live.files(), ["summary.json"]);
+    let bytes = bytes_of(&live.path("summary.json")).expect("a summary");
+    let told: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    assert_eq!(told["exit"], 0, "{told}");
     assert_eq!(target.keys(), 0);
     assert_eq!(info(&source, "stats", "sync_full"), 0);
 }
