@@ -731,7 +731,7 @@ impl Migration<'_> {
                     removals::write_removals(log, &new.data, &settings, stream, sink, progress)
                 })?;
                 self.log.info(&format!(
-                    "{} that the source does not hold any more are removed",
+                    "removed, because the source does not hold them any more: {}",
                     removed(gone)
                 ));
                 Ok(())
