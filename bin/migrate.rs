@@ -336,8 +336,9 @@ impl Migration<'_> {
         if let Err(error) = made {
             return run.finish(error.into());
         }
-        progress.done.store(0, Ordering::Relaxed);
-        progress.total.store(0, Ordering::Relaxed);
+        for count in [&progress.done, &progress.total, &progress.keys] {
+            count.store(0, Ordering::Relaxed);
+        }
         self.generation.store(1, Ordering::Relaxed);
         let attempt = (|| {
             let known = Checkpoint::load(&self.names.checkpoint())?;

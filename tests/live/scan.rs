@@ -40,6 +40,26 @@ fn a_source_that_refuses_psync_is_read_key_by_key() {
     }
 }
 
+/// Keys that were read are not yet sent.
+#[test]
+fn progress_counts_what_is_sent() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 500);
+    let words = [
+        "--method",
+        "scan",
+        "--rate",
+        "500",
+        "--progress-interval",
+        "200ms",
+    ];
+    let mut live = Live::new(source.port, target.port(), &words).started();
+    let (code, said) = live.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    let sent = said.lines().find(|line| line.contains("RDB:"));
+    assert!(sent.is_some_and(|line| line.ends_with(" 0 keys")), "{said}");
+}
+
 #[test]
 fn all_databases_are_read_key_by_key() {
     let source = source("redis-7.0", &[]);
