@@ -1101,8 +1101,8 @@ impl Ending<'_> {
         if let Some(error) = &self.failed {
             let acknowledged = self.acknowledged();
             let again = match &args.logs.checkpoint {
-                // The same words would meet the same key.
-                Some(_) if matches!(error.kind(), ErrorKind::Exists { .. }) => {
+                // The same words would meet the same key, or the same command.
+                Some(_) if matches!(error.kind(), ErrorKind::Exists { .. } | ErrorKind::Command { .. }) => {
                     format!(
                         "With one of them the same command goes on: {}",
                         run::command_line()

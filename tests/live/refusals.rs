@@ -89,6 +89,33 @@ fn keys_that_were_only_looked_at_are_in_no_doubt() {
     assert!(!said.contains("not answered"), "{said}");
 }
 
+/// The same words would end at the same command.
+#[test]
+fn a_command_that_a_proxy_has_no_words_for() {
+    let (source, target) = (source("redis-7.0", &[]), Target::proxy(&[]));
+    fill(&source, 10);
+    let words = ["--rejects", "rejects.csv"];
+    let mut live = Live::new(source.port, target.port(), &words).started();
+    live.catches_up();
+    call!(source.client(), "RENAME", "filled:0", "renamed");
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 5, "{said}");
+    let words = [
+        "RENAME",
+        "filled:0",
+        "With one of them the same command goes on",
+    ];
+    assert!(names(&said, &words), "{said}");
+    for added in ["--on-error", "continue", "--until", "caught-up"] {
+        live.words.push(added.to_owned());
+    }
+    live.start();
+    let (code, said) = live.ends(END);
+    assert_eq!(code, 1, "{said}");
+    let listed = std::fs::read_to_string(live.path("rejects.csv")).expect("a list");
+    assert!(listed.contains("filled:0"), "{listed}");
+}
+
 #[test]
 fn a_source_says_what_it_is() {
     let master = source("redis-7.0", &[]);
