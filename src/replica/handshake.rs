@@ -159,7 +159,7 @@ fn refusal(wire: &Wire, endpoint: &Endpoint, line: &[u8]) -> Result<(), Stop> {
     if is("NOPERM") || is("WRONGPASS") {
         return Err(wire.login(format!(
             "the user may not become a replica: ACL SETUSER {user} +psync +replconf +ping on the source lets it, or take another \
-             user; --method scan needs neither and brings a snapshot only; it answered {said}"
+             user; --method scan needs none of them and brings a snapshot only; it answered {said}"
         )));
     }
     if is("DENIED") {
