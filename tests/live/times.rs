@@ -189,6 +189,26 @@ fn import_mode_is_left_on_for_another_run() {
     assert_eq!(target.data().len(), 2);
 }
 
+/// A run that is not in import mode itself would never turn it off.
+#[test]
+fn import_mode_is_not_left_on_for_a_run_without_it() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (one, other) = (source("redis-7.0", &[]), source("redis-7.0", &[]));
+    call!(one.client(), "SET", "one", "1");
+    call!(other.client(), "SET", "other", "2");
+    let target = Target::server("valkey-9.1");
+    let words = ["--no-import-mode"];
+    let mut stays = Live::new(one.port, target.port(), &words).started();
+    stays.catches_up();
+    let mut ends = Live::new(other.port, target.port(), &["--until", "caught-up"]).started();
+    let (code, said) = ends.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    assert!(!imports(&target), "{said}");
+    stays.terminate();
+}
+
 /// Who may not change the server's configuration, and who is not to, holds back.
 #[test]
 fn without_import_mode_expiries_are_held_back() {
