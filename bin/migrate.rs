@@ -108,7 +108,6 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
-        settled: AtomicBool::new(false),
         begun: AtomicU64::new(0),
         keys: Mutex::default(),
     };
@@ -148,8 +147,6 @@ struct Migration<'a> {
     generation: AtomicU64,
     /// The last of them that this process sent from its first byte on.
     begun: AtomicU64,
-    /// Whether the source is quiet, and everything at the destination has its true expiry.
-    settled: AtomicBool,
     /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
     /// looks at them, and the file cannot be opened twice.
     keys: Mutex<Option<KeyLog>>,
@@ -425,9 +422,7 @@ impl Migration<'_> {
         }
         let to = &self.to.address;
         let is_done = match attempt {
-            Ok(Attempt::Sent(ending)) => ending.failed.as_ref().is_none_or(|error| {
-                matches!(error.kind(), ErrorKind::Stopped) && self.settled.load(Ordering::Relaxed)
-            }),
+            Ok(Attempt::Sent(ending)) => ending.failed.is_none() || ending.settled,
             Ok(Attempt::Said(_)) => checkpoint.done,
             Err(_) => false,
         };
@@ -760,7 +755,6 @@ impl Migration<'_> {
         if let Some(seq) = rest.seq {
             self.reached(&rest.place, seq, !rest.catching_up);
         }
-        self.settled.store(rest.settled, Ordering::Relaxed);
         let now = self.live.progress();
         let sent = *lock(&self.sent);
         let all = rest.idle && self.behind(&now, &sent) == 0;

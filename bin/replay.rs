@@ -890,6 +890,7 @@ impl<'a> Run<'a> {
             mut summary,
             output,
             failed,
+            settled,
         } = job.end();
         let Output::Server(server) = output else {
             unreachable!("it is what it was")
@@ -958,6 +959,7 @@ impl<'a> Run<'a> {
             started: self.started,
             summary,
             failed,
+            settled,
             rejected,
             unanswered,
             lost,
@@ -1059,6 +1061,8 @@ pub struct Ending<'a> {
     started: Instant,
     pub summary: Summary,
     pub failed: Option<Error>,
+    /// As [`Ended::settled`].
+    pub settled: bool,
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,

@@ -209,6 +209,25 @@ fn import_mode_is_not_left_on_for_a_run_without_it() {
     stays.terminate();
 }
 
+/// That the source was quiet once is not known to be so any more while what it did since is still being sent.
+#[test]
+fn import_mode_stays_on_where_a_quiet_source_is_written_to_again() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (source, target) = (source("redis-7.0", &[]), Target::server("valkey-9.1"));
+    call!(source.client(), "SET", "a", "1");
+    let mut live = Live::new(source.port, target.port(), &["--rate", "100"]).started();
+    live.catches_up();
+    // Longer than a source is silent that counts as quiet.
+    std::thread::sleep(Duration::from_secs(5));
+    fill(&source, 6000);
+    std::thread::sleep(Duration::from_secs(1));
+    let said = live.terminate();
+    assert!(said.contains("CONFIG SET import-mode no"), "{said}");
+    assert!(imports(&target), "{said}");
+}
+
 /// Who may not change the server's configuration, and who is not to, holds back.
 #[test]
 fn without_import_mode_expiries_are_held_back() {
