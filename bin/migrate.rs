@@ -521,10 +521,12 @@ impl Migration<'_> {
     }
 
     /// Expiries that are far are true once a run has caught up: what was renewed at the source while no run was there may
-    /// have ended at the destination.
+    /// have ended at the destination, unless import mode was on.
     fn warn_of_the_time_between(&self, known: Option<&Checkpoint>) {
         let is_far = |known: &&Checkpoint| known.place.is_none() && known.start.is_some();
-        let Some(known) = known.filter(is_far).filter(|known| !known.imports) else {
+        // At its end a run turns import mode off.
+        let waits = |known: &&Checkpoint| known.imports && !known.done;
+        let Some(known) = known.filter(is_far).filter(|known| !waits(known)) else {
             return;
         };
         let away_ms = Timestamp::now().as_millisecond() - known.written_at.as_millisecond();
