@@ -373,13 +373,7 @@ impl Migration<'_> {
                 });
             let (due, releasing) = channel();
             let janitor_spool = spool.clone();
-            scope.spawn(move || {
-                // What could not be removed stays, and is told of.
-                if let Err(error) = self.release(&janitor_spool, &releasing) {
-                    self.log
-                        .warning(&format!("{}: files stay there", error.describe(false)));
-                }
-            });
+            scope.spawn(move || self.release(&janitor_spool, &releasing));
             let attempt = match &receiver {
                 Ok(_) => self.generations(progress, &destination, can_import, &spool, due),
                 Err(e) => {
@@ -827,17 +821,35 @@ impl Migration<'_> {
         })
     }
 
-    fn release(&self, spool: &Spool, due: &Receiver<u64>) -> Result<()> {
+    /// Removes what is due, until nobody is there any more who tells what is. What cannot be removed now is tried again
+    /// with what comes next, and told of once.
+    fn release(&self, spool: &Spool, due: &Receiver<u64>) {
+        let mut said = String::new();
         for seq in due {
-            for before in spool.segments().into_iter().filter(|before| *before < seq) {
-                self.with_keys(|log| {
-                    log.add_log(&self.names.segment(before))?;
-                    log.sync()
-                })?;
+            if let Err(error) = self.release_before(spool, seq) {
+                let text = error.describe(false);
+                if said != text {
+                    self.log.warning(&format!(
+                        "{text}: what was sent is not removed until that is mended"
+                    ));
+                    said = text;
+                }
             }
-            spool.release_before(seq)?;
         }
-        Ok(())
+    }
+
+    fn release_before(&self, spool: &Spool, seq: u64) -> Result<()> {
+        for before in spool.segments().into_iter().filter(|before| *before < seq) {
+            let noted = self.with_keys(|log| {
+                log.add_log(&self.names.segment(before))?;
+                log.sync()
+            });
+            // Where the source began anew meanwhile, it is gone by right.
+            if noted.is_err() && spool.segments().contains(&before) {
+                return noted;
+            }
+        }
+        spool.release_before(seq)
     }
 
     /// What the summary tells of the source, and of how far it was followed. The receiver has ended, and the files are

@@ -246,6 +246,28 @@ fn a_backlog_that_was_too_short_when_much_was_removed_already() {
     live.terminate();
 }
 
+/// What is sent can be removed only when it is known what it wrote. Where that cannot be noted for a while, it is removed
+/// later.
+#[test]
+fn files_that_could_not_be_removed_are_removed_later() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    let in_the_way = live.path("appendonly.aof.keys");
+    std::fs::create_dir(&in_the_way).expect("a directory");
+    let load = Load::flood(&source, 32 << 10, 50 << 20);
+    live.until("a warning", 2 * SOON, |live| {
+        live.said().contains("is not removed until")
+    });
+    assert!(live.path("appendonly.aof.1.incr.aof").exists());
+    std::fs::remove_dir(&in_the_way).expect("it is empty");
+    live.until("a file that is removed", SOON, |live| {
+        !live.path("appendonly.aof.1.incr.aof").exists()
+    });
+    load.stop();
+    live.terminate();
+}
+
 /// Where others have keys, a new snapshot that comes while the one before it is under way: what was sent of that goes,
 /// and what others have stays.
 #[test]
