@@ -24,7 +24,7 @@ use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
 use redis_migration::replica::receive::{self, Live, Progress as Received, Said};
-use redis_migration::replica::removals::{self, KeyLog, Removed};
+use redis_migration::replica::removals::{self, Behind, KeyLog, Removed, Written};
 use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
@@ -32,7 +32,7 @@ use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::import;
 use redis_migration::server::preflight::{Destination, ServerFound};
 use redis_migration::sink::Sink;
-use redis_migration::sink::server::Place;
+use redis_migration::sink::server::{Looked, Place};
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -108,7 +108,6 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
-        begun: AtomicU64::new(0),
         keys: Mutex::default(),
     };
     let progress = Progress::default();
@@ -145,8 +144,6 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
-    /// The last of them that this process sent from its first byte on.
-    begun: AtomicU64,
     /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
     /// looks at them, and the file cannot be opened twice.
     keys: Mutex<Option<KeyLog>>,
@@ -448,6 +445,8 @@ impl Migration<'_> {
         due: Sender<u64>,
     ) -> std::result::Result<Attempt<'s>, Early> {
         let rejects = self.run(progress, None).rejects()?;
+        // What the run before this one looked at, of the generation that it sent.
+        let mut looked: Option<(u64, Looked)> = None;
         loop {
             let generation = self.wait_for_snapshot(progress)?;
             self.generation.store(generation, Ordering::Relaxed);
@@ -467,10 +466,7 @@ impl Migration<'_> {
                 .filter(|known| known.generation != generation)
                 .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
-            self.note_keys_before(spool, before.as_ref())?;
-            if known.is_none() {
-                self.begun.store(generation, Ordering::Relaxed);
-            }
+            self.note_keys_before(spool, before.as_ref(), looked.take().as_ref())?;
             self.warn_of_the_time_between(known.as_ref());
             let hooks_spool = spool.clone();
             let servers = Servers::of(destination);
@@ -506,6 +502,9 @@ impl Migration<'_> {
             };
             if !failed.is_some_and(|error| self.is_superseded(generation, error)) {
                 return attempt;
+            }
+            if let Ok(Attempt::Sent(ending)) = attempt {
+                looked = Some((generation, ending.looked));
             }
             let mut sent = lock(&self.sent);
             *sent = Sent::default();
@@ -572,10 +571,15 @@ impl Migration<'_> {
     }
 
     /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
-    /// `known`: how far the last one was sent. Where others may have keys of the same names, what was not sent is not
-    /// ours; nor is it known of what another process sent and nobody acknowledged, which ends the run where the new
-    /// snapshot has it.
-    fn note_keys_before(&self, spool: &Spool, known: Option<&Checkpoint>) -> Result<()> {
+    /// `known`: how far the last one was sent. `looked`: which of its keys this process looked at. Where others may have
+    /// keys of the same names, what was not sent is not ours; nor is it known of what another process sent and nobody
+    /// acknowledged, which ends the run where the new snapshot has it.
+    fn note_keys_before(
+        &self,
+        spool: &Spool,
+        known: Option<&Checkpoint>,
+        looked: Option<&(u64, Looked)>,
+    ) -> Result<()> {
         let state = spool.state();
         // Where everything is kept, there may be some of which all that is gone was removed long ago.
         let of_use = |generation: u64| generation >= state.reconciled;
@@ -598,7 +602,10 @@ impl Migration<'_> {
                     let stop = AtomicBool::new(false);
                     let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
                     let end = ours_before.unwrap_or(u64::MAX);
-                    log.add_snapshot_before(&source.snapshot(true)?.data, end)?;
+                    let looked = looked.filter(|(of, _)| *of == previous.generation);
+                    let mut behind = looked.and_then(|(_, looked)| self.written(looked));
+                    let behind = behind.as_mut().map(|behind| behind as &mut Behind<'_>);
+                    log.add_snapshot_before(&source.snapshot(true)?.data, end, behind)?;
                 }
                 if ours_before.is_some() {
                     continue;
@@ -625,16 +632,32 @@ impl Migration<'_> {
             // Before the checkpoint was one of another generation all that is of use was noted. Behind it nothing was sent.
             return Some(0);
         }
-        let acknowledged = match (&known.place, &known.start) {
-            (Some(place), _) if !place.in_log => place.offset,
-            (None, None) => 0,
-            _ => return None,
-        };
-        // This process would have ended where a key was there.
-        match self.begun.load(Ordering::Relaxed) == generation {
-            true => Some(known.sent),
-            false => Some(acknowledged),
+        match (&known.place, &known.start) {
+            (Some(place), _) if !place.in_log => Some(place.offset),
+            (None, None) => Some(0),
+            _ => None,
         }
+    }
+
+    /// Which keys of a snapshot were written, of those that are not known to be acknowledged: the ones that were not
+    /// there when they were looked at, or the run would have ended. None where none was looked at.
+    fn written<'l>(&'l self, looked: &'l Looked) -> Option<impl FnMut(u64, &[u8]) -> Written + 'l> {
+        let last = looked.last.as_ref()?;
+        let settings = self.replay.settings(self.now_ms, Target::default()).ok()?;
+        let (mut at, mut name, mut ended) = ((0, Vec::new()), Vec::new(), false);
+        Some(move |db: u64, key: &[u8]| {
+            if ended {
+                return Written::NoMore;
+            }
+            settings.transform.rename(key, &mut name);
+            at.0 = u32::try_from(settings.transform.db(db)).unwrap_or(u32::MAX);
+            std::mem::swap(&mut at.1, &mut name);
+            ended = at == *last;
+            match looked.open.contains(&at) {
+                true => Written::No,
+                false => Written::Yes,
+            }
+        })
     }
 
     /// Does something with the names of what was written.

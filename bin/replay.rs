@@ -18,7 +18,7 @@ use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::import;
 use redis_migration::server::preflight::{self, Destination, Role, ServerFound, Wish};
 use redis_migration::sink::file::FileSink;
-use redis_migration::sink::server::{self, Place, Policy, ServerSink};
+use redis_migration::sink::server::{self, Looked, Place, Policy, ServerSink};
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind};
 
@@ -940,6 +940,7 @@ impl<'a> Run<'a> {
             lost.extend(self.changes(destination.dialect, &before, failed.is_some()));
         }
         let place = server.sink.acknowledged();
+        let looked = server.sink.looked();
         drop(server);
         for (db, key) in &unanswered {
             let reject = Reject {
@@ -960,6 +961,7 @@ impl<'a> Run<'a> {
             summary,
             failed,
             settled,
+            looked,
             rejected,
             unanswered,
             lost,
@@ -1063,6 +1065,8 @@ pub struct Ending<'a> {
     pub failed: Option<Error>,
     /// As [`Ended::settled`].
     pub settled: bool,
+    /// Which keys of the snapshot were looked at before they were written.
+    pub looked: Looked,
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,

@@ -1,13 +1,16 @@
 //! What breaks while a migration goes on, on the source's side and on the destination's.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{END, Live, SOON, ends_equal, fill, info, is_equal, names, replicates, source, until};
 use crate::replay::Target;
+use crate::support::cli::converted;
 use crate::support::client::{Reply, call};
 use crate::support::load::{Load, Mix};
 use crate::support::relay::Relay;
 use crate::support::server::Server;
+use crate::support::text;
 
 #[test]
 fn a_link_that_is_cut_every_two_seconds() {
@@ -301,6 +304,54 @@ fn a_new_snapshot_in_the_middle_of_one_where_others_have_keys() {
     assert_eq!(call!(theirs, "GETDEL", "theirs").text(), "old");
     ends_equal(&mut live, &source, &target);
     live.terminate();
+}
+
+/// A key of others that the run did not come to before the source began anew is still theirs.
+#[test]
+fn a_key_of_others_behind_what_was_sent_survives_a_new_snapshot() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 4000);
+    let mut theirs = target.servers()[0].client();
+    call!(theirs, "SET", "theirs", "old");
+    let (from, to) = (Relay::start(source.port), Relay::start(target.port()));
+    to.delay(15, 15);
+    let slow = ["--connections", "1", "--pipeline", "16"];
+    let mut live = Live::new(from.port, to.port, &slow).started();
+    live.until("a snapshot", SOON, |live| live.path("dump.rdb").exists());
+    let last = last_key_of(&live.path("dump.rdb"));
+    call!(theirs, "SET", &last, "theirs");
+    live.until("a part of the snapshot", SOON, |_| target.keys() > 100);
+    from.refuse(true);
+    from.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    call!(client, "DEL", &last);
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    assert!(target.keys() < 3000);
+    from.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    to.delay(0, 0);
+    live.acknowledges(&source);
+    live.catches_up();
+    assert_eq!(
+        call!(theirs, "GET", &last).text(),
+        "theirs",
+        "{}",
+        live.said()
+    );
+    live.terminate();
+}
+
+/// The last key of a snapshot, of those that [`fill`] makes.
+fn last_key_of(snapshot: &Path) -> String {
+    let resp = converted(&[text(snapshot)]);
+    let resp = String::from_utf8_lossy(&resp);
+    let mut words = resp.lines().rev();
+    let last = words.find(|word| word.starts_with("filled:"));
+    last.expect("a key").to_owned()
 }
 
 /// A key of others that has ended a run is still theirs when the source has begun anew meanwhile.
