@@ -8,7 +8,6 @@
 //!
 //! The files are all that is between both: what one of them has done survives the other, and the program.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -30,7 +29,7 @@ use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
 use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::import;
-use redis_migration::server::preflight::{Destination, ServerFound};
+use redis_migration::server::preflight::{self, Destination, ServerFound};
 use redis_migration::sink::Sink;
 use redis_migration::sink::server::{Looked, Place};
 use redis_migration::tally::Reject;
@@ -149,7 +148,7 @@ struct Migration<'a> {
     keys: Mutex<Option<KeyLog>>,
 }
 
-/// The servers of the destination, as they were found.
+/// The servers of the destination, as they were found, or as they were told to be since.
 #[derive(Debug, Clone)]
 struct Servers {
     dialect: Dialect,
@@ -157,7 +156,6 @@ struct Servers {
     /// When they were looked at last, and how often something had come between until then.
     looked: Instant,
     troubles: u64,
-    said: HashSet<String>,
 }
 
 impl Servers {
@@ -167,7 +165,6 @@ impl Servers {
             found: destination.servers.clone(),
             looked: Instant::now(),
             troubles: 0,
-            said: HashSet::new(),
         }
     }
 }
@@ -759,12 +756,20 @@ impl Migration<'_> {
         }
         (servers.looked, servers.troubles) = (Instant::now(), rest.troubles);
         let run = self.run(progress, None);
-        for change in run.changes(servers.dialect, &servers.found, true) {
-            if servers.said.insert(change.clone()) {
-                self.log.warning(&format!(
-                    "{change}: what it held may be lost. Compare it with the source, or empty it and begin anew with other \
-                     names for --rdb and --aof"
-                ));
+        let (changes, now) = run.changes(servers.dialect, &servers.found, true);
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            self.log.warning(&format!(
+                "{change}: what it held may be lost. Compare it with the source, or empty it and begin anew with other \
+                 names for --rdb and --aof"
+            ));
+        }
+        // It is said once.
+        for old in &mut servers.found {
+            if let Some(new) = now.iter().find(|new| preflight::is_in_place_of(new, old)) {
+                old.clone_from(new);
             }
         }
     }

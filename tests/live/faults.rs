@@ -719,6 +719,11 @@ fn is_named_while_it_goes_on(target: &Target) {
         call!(client, "SET", "another", "value");
         live.said().contains("was started anew")
     });
+    // It looks every ten seconds, and says it once.
+    std::thread::sleep(Duration::from_secs(13));
+    let said = live.said();
+    let times = said.matches("was started anew").count();
+    assert_eq!(times, target.servers().len(), "{said}");
     live.terminate();
 }
 
