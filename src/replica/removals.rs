@@ -410,13 +410,8 @@ impl KeyLog {
     pub fn add_log(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|e| Error::io(format!("{name} cannot be read"), e))?;
-        self.add_commands(&mut LogReader::new(file, &name, 0, true, None), 0)
-            .map(drop)
-    }
-
-    /// Adds what a reader gives, whose first command is in database `db`, until it runs dry. Returns the database that
-    /// is selected then.
-    pub fn add_commands(&mut self, reader: &mut LogReader, mut db: u64) -> Result<u64> {
+        let mut reader = LogReader::new(file, &name, 0, true, None);
+        let mut db = 0;
         loop {
             match reader.next(|_, _| false) {
                 Ok(Event::Command { command, .. }) => self.add_command(&command, &mut db)?,
@@ -436,8 +431,7 @@ impl KeyLog {
                 Err(_) => break,
             }
         }
-        self.flush()?;
-        Ok(db)
+        self.flush()
     }
 
     fn add_command(&mut self, command: &Command<'_>, db: &mut u64) -> Result<()> {
