@@ -169,6 +169,15 @@ impl Servers {
     }
 }
 
+/// Takes servers for what they are now, where they answer.
+fn take_for_found(found: &mut [ServerFound], now: &[ServerFound]) {
+    for old in found {
+        if let Some(new) = now.iter().find(|new| preflight::is_in_place_of(new, old)) {
+            old.clone_from(new);
+        }
+    }
+}
+
 /// How far the destination has acknowledged the delta.
 #[derive(Debug, Clone, Copy, Default)]
 struct Sent {
@@ -442,6 +451,7 @@ impl Migration<'_> {
         due: Sender<u64>,
     ) -> std::result::Result<Attempt<'s>, Early> {
         let rejects = self.run(progress, None).rejects()?;
+        let mut destination = destination.clone();
         // What the run before this one looked at, of the generation that it sent.
         let mut looked: Option<(u64, Looked)> = None;
         loop {
@@ -465,8 +475,14 @@ impl Migration<'_> {
             let known = known.filter(|known| known.generation == generation);
             self.note_keys_before(spool, before.as_ref(), looked.take().as_ref())?;
             self.warn_of_the_time_between(known.as_ref());
+            if known.is_none() && before.is_some() {
+                // What was lost of an earlier snapshot comes again with this one.
+                let run = self.run(progress, None);
+                let (_, now) = run.changes(destination.dialect, &destination.servers, true);
+                take_for_found(&mut destination.servers, &now);
+            }
             let hooks_spool = spool.clone();
-            let servers = Servers::of(destination);
+            let servers = Servers::of(&destination);
             let live = LiveRun {
                 generation,
                 was_empty,
@@ -491,7 +507,7 @@ impl Migration<'_> {
             let run = self.run(progress, Some(live));
             let attempt = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
                 .map_err(|(name, error)| Early::Failed(name, error))
-                .and_then(|inputs| run.attempt(known, inputs, destination, rejects.clone(), None));
+                .and_then(|inputs| run.attempt(known, inputs, &destination, rejects.clone(), None));
             let failed = match &attempt {
                 Ok(Attempt::Sent(ending)) => ending.failed.as_ref(),
                 Ok(Attempt::Said(_)) | Err(Early::Said(..)) => None,
@@ -767,11 +783,7 @@ impl Migration<'_> {
             ));
         }
         // It is said once.
-        for old in &mut servers.found {
-            if let Some(new) = now.iter().find(|new| preflight::is_in_place_of(new, old)) {
-                old.clone_from(new);
-            }
-        }
+        take_for_found(&mut servers.found, &now);
     }
 
     /// What is to be done where all that was received is sent.

@@ -737,6 +737,29 @@ fn a_server_behind_a_proxy_that_comes_again_empty_is_named_while_the_run_goes_on
     is_named_while_it_goes_on(&Target::proxy(&[]));
 }
 
+/// What a server lost that was started anew comes again with a new snapshot of the source.
+#[test]
+fn a_server_that_was_started_anew_before_a_new_snapshot_has_lost_nothing() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 200);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    target.servers()[0].kill();
+    target.servers()[0].restart();
+    let mut client = source.client();
+    live.until("a word", SOON, |live| {
+        call!(client, "SET", "another", "value");
+        live.said().contains("was started anew")
+    });
+    call!(client, "DEBUG", "CHANGE-REPL-ID");
+    call!(client, "CLIENT", "KILL", "TYPE", "replica");
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    ends_equal(&mut live, &source, &target);
+    let said = live.terminate();
+    assert_eq!(said.matches("was started anew").count(), 1, "{said}");
+}
+
 /// A disk that is full, or rather files that may not grow: the run ends with the word of a local file, and goes on when
 /// there is room.
 fn runs_out_of_room(fill_keys: usize, kib: u64, flood: bool) {
