@@ -124,6 +124,7 @@ fn convert<'a>(
         summary,
         output,
         failed,
+        ..
     } = job.end();
     let Output::File(sink, _) = output else {
         unreachable!("it is what it was")

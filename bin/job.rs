@@ -116,8 +116,6 @@ pub struct AtRest {
     pub catching_up: bool,
     /// Whether nothing is on its way.
     pub idle: bool,
-    /// Whether the source is quiet, and everything has its true expiry.
-    pub settled: bool,
     /// How often an answer of the destination was late or lost so far.
     pub troubles: u64,
 }
@@ -388,6 +386,8 @@ pub struct Job<'a> {
     failed: Option<Error>,
     /// Whether a log ended within a command.
     torn: bool,
+    /// As [`Ended::settled`].
+    settled: bool,
     until: Option<Until>,
     timed: bool,
     /// How far the log was read.
@@ -411,6 +411,8 @@ pub struct Ended<'a> {
     pub summary: Summary,
     pub output: Output<'a>,
     pub failed: Option<Error>,
+    /// Whether it was stopped where its live source was quiet, and everything had its true expiry.
+    pub settled: bool,
 }
 
 /// How the files of the inputs are gone through.
@@ -446,6 +448,7 @@ impl<'a> Job<'a> {
             inputs: Vec::new(),
             failed: None,
             torn: false,
+            settled: false,
             until,
             timed: false,
             place: None,
@@ -522,6 +525,7 @@ impl<'a> Job<'a> {
             },
             output: self.output,
             failed: self.failed,
+            settled: self.settled,
         }
     }
 
@@ -1080,7 +1084,10 @@ impl<'a> Job<'a> {
                             match self.at_rest(&mut quiet, follower.reader())? {
                                 Wish::Wait => follower.wait()?,
                                 Wish::End => return Ok(Go::Stop),
-                                Wish::Stop => return Err(Error::plain(ErrorKind::Stopped)),
+                                Wish::Stop => {
+                                    self.settled = quiet.settled;
+                                    return Err(Error::plain(ErrorKind::Stopped));
+                                }
                             }
                         }
                     }
@@ -1120,7 +1127,6 @@ impl<'a> Job<'a> {
             seq,
             catching_up,
             idle: server.sink.is_idle(),
-            settled: quiet.settled,
         };
         let wish = match &mut server.live {
             Some(live) => (live.at_rest)(&rest)?,

@@ -8,7 +8,6 @@
 //!
 //! The files are all that is between both: what one of them has done survives the other, and the program.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -24,15 +23,15 @@ use redis_migration::input::{OpenOptions, Source};
 use redis_migration::pipeline::{Progress, Stream};
 use redis_migration::replay::{Checkpoint, Keeper};
 use redis_migration::replica::receive::{self, Live, Progress as Received, Said};
-use redis_migration::replica::removals::{self, KeyLog, Removed};
+use redis_migration::replica::removals::{self, Behind, KeyLog, Removed, Written};
 use redis_migration::replica::scan::{self, ScanOptions};
 use redis_migration::replica::source::{self, SourceFound};
 use redis_migration::replica::spool::{Names, Opening, Spool};
 use redis_migration::server::endpoint::{Address, Endpoint, Ways};
 use redis_migration::server::import;
-use redis_migration::server::preflight::{Destination, ServerFound};
+use redis_migration::server::preflight::{self, Destination, ServerFound};
 use redis_migration::sink::Sink;
-use redis_migration::sink::server::Place;
+use redis_migration::sink::server::{Looked, Place};
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -113,8 +112,6 @@ pub fn run(args: &MigrateArgs) -> Exit {
         sent: Arc::default(),
         ending: AtomicBool::new(false),
         generation: AtomicU64::new(0),
-        settled: AtomicBool::new(false),
-        begun: AtomicU64::new(0),
         keys: Mutex::default(),
     };
     let progress = Progress::default();
@@ -151,16 +148,12 @@ struct Migration<'a> {
     ending: AtomicBool,
     /// The source's snapshot that is being sent, counted from 1.
     generation: AtomicU64,
-    /// The last of them that this process sent from its first byte on.
-    begun: AtomicU64,
-    /// Whether the source is quiet, and everything at the destination has its true expiry.
-    settled: AtomicBool,
     /// The names of what was written, once somebody has asked for them. One thread adds those of what is removed, another
     /// looks at them, and the file cannot be opened twice.
     keys: Mutex<Option<KeyLog>>,
 }
 
-/// The servers of the destination, as they were found.
+/// The servers of the destination, as they were found, or as they were told to be since.
 #[derive(Debug, Clone)]
 struct Servers {
     dialect: Dialect,
@@ -168,7 +161,6 @@ struct Servers {
     /// When they were looked at last, and how often something had come between until then.
     looked: Instant,
     troubles: u64,
-    said: HashSet<String>,
 }
 
 impl Servers {
@@ -178,7 +170,15 @@ impl Servers {
             found: destination.servers.clone(),
             looked: Instant::now(),
             troubles: 0,
-            said: HashSet::new(),
+        }
+    }
+}
+
+/// Takes servers for what they are now, where they answer.
+fn take_for_found(found: &mut [ServerFound], now: &[ServerFound]) {
+    for old in found {
+        if let Some(new) = now.iter().find(|new| preflight::is_in_place_of(new, old)) {
+            old.clone_from(new);
         }
     }
 }
@@ -383,13 +383,7 @@ impl Migration<'_> {
                 });
             let (due, releasing) = channel();
             let janitor_spool = spool.clone();
-            scope.spawn(move || {
-                // What could not be removed stays, and is told of.
-                if let Err(error) = self.release(&janitor_spool, &releasing) {
-                    self.log
-                        .warning(&format!("{}: files stay there", error.describe(false)));
-                }
-            });
+            scope.spawn(move || self.release(&janitor_spool, &releasing));
             let attempt = match &receiver {
                 Ok(_) => self.generations(progress, &destination, can_import, &spool, due),
                 Err(e) => {
@@ -443,9 +437,7 @@ impl Migration<'_> {
         };
         let off = format!("redis-cli {place} CONFIG SET import-mode no");
         let is_done = match attempt {
-            Ok(Attempt::Sent(ending)) => ending.failed.as_ref().is_none_or(|error| {
-                matches!(error.kind(), ErrorKind::Stopped) && self.settled.load(Ordering::Relaxed)
-            }),
+            Ok(Attempt::Sent(ending)) => ending.failed.is_none() || ending.settled,
             Ok(Attempt::Said(_)) => checkpoint.done,
             Err(_) => false,
         };
@@ -477,6 +469,9 @@ impl Migration<'_> {
         due: Sender<u64>,
     ) -> std::result::Result<Attempt<'s>, Early> {
         let rejects = self.run(progress, None).rejects()?;
+        let mut destination = destination.clone();
+        // What the run before this one looked at, of the generation that it sent.
+        let mut looked: Option<(u64, Looked)> = None;
         loop {
             let generation = self.wait_for_snapshot(progress)?;
             self.generation.store(generation, Ordering::Relaxed);
@@ -496,13 +491,16 @@ impl Migration<'_> {
                 .filter(|known| known.generation != generation)
                 .map(|known| known.run.clone());
             let known = known.filter(|known| known.generation == generation);
-            self.note_keys_before(spool, before.as_ref())?;
-            if known.is_none() {
-                self.begun.store(generation, Ordering::Relaxed);
-            }
+            self.note_keys_before(spool, before.as_ref(), looked.take().as_ref())?;
             self.warn_of_the_time_between(known.as_ref());
+            if known.is_none() && before.is_some() {
+                // What was lost of an earlier snapshot comes again with this one.
+                let run = self.run(progress, None);
+                let (_, now) = run.changes(destination.dialect, &destination.servers, true);
+                take_for_found(&mut destination.servers, &now);
+            }
             let hooks_spool = spool.clone();
-            let servers = Servers::of(destination);
+            let servers = Servers::of(&destination);
             let live = LiveRun {
                 generation,
                 was_empty,
@@ -527,7 +525,7 @@ impl Migration<'_> {
             let run = self.run(progress, Some(live));
             let attempt = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
                 .map_err(|(name, error)| Early::Failed(name, error))
-                .and_then(|inputs| run.attempt(known, inputs, destination, rejects.clone(), None));
+                .and_then(|inputs| run.attempt(known, inputs, &destination, rejects.clone(), None));
             let failed = match &attempt {
                 Ok(Attempt::Sent(ending)) => ending.failed.as_ref(),
                 Ok(Attempt::Said(_)) | Err(Early::Said(..)) => None,
@@ -535,6 +533,9 @@ impl Migration<'_> {
             };
             if !failed.is_some_and(|error| self.is_superseded(generation, error)) {
                 return attempt;
+            }
+            if let Ok(Attempt::Sent(ending)) = attempt {
+                looked = Some((generation, ending.looked));
             }
             let mut sent = lock(&self.sent);
             *sent = Sent::default();
@@ -544,10 +545,12 @@ impl Migration<'_> {
     }
 
     /// Expiries that are far are true once a run has caught up: what was renewed at the source while no run was there may
-    /// have ended at the destination.
+    /// have ended at the destination, unless import mode was on.
     fn warn_of_the_time_between(&self, known: Option<&Checkpoint>) {
         let is_far = |known: &&Checkpoint| known.place.is_none() && known.start.is_some();
-        let Some(known) = known.filter(is_far).filter(|known| !known.imports) else {
+        // At its end a run turns import mode off.
+        let waits = |known: &&Checkpoint| known.imports && !known.done;
+        let Some(known) = known.filter(is_far).filter(|known| !waits(known)) else {
             return;
         };
         let away_ms = Timestamp::now().as_millisecond() - known.written_at.as_millisecond();
@@ -599,10 +602,15 @@ impl Migration<'_> {
     }
 
     /// What was written of the source's earlier snapshots is remembered, so that what is gone from it can be removed.
-    /// `known`: how far the last one was sent. Where others may have keys of the same names, what was not sent is not
-    /// ours; nor is it known of what another process sent and nobody acknowledged, which ends the run where the new
-    /// snapshot has it.
-    fn note_keys_before(&self, spool: &Spool, known: Option<&Checkpoint>) -> Result<()> {
+    /// `known`: how far the last one was sent. `looked`: which of its keys this process looked at. Where others may have
+    /// keys of the same names, what was not sent is not ours; nor is it known of what another process sent and nobody
+    /// acknowledged, which ends the run where the new snapshot has it.
+    fn note_keys_before(
+        &self,
+        spool: &Spool,
+        known: Option<&Checkpoint>,
+        looked: Option<&(u64, Looked)>,
+    ) -> Result<()> {
         let state = spool.state();
         // Where everything is kept, there may be some of which all that is gone was removed long ago.
         let of_use = |generation: u64| generation >= state.reconciled;
@@ -625,7 +633,10 @@ impl Migration<'_> {
                     let stop = AtomicBool::new(false);
                     let source = Source::open(&rdb, &OpenOptions::default(), &stop)?;
                     let end = ours_before.unwrap_or(u64::MAX);
-                    log.add_snapshot_before(&source.snapshot(true)?.data, end)?;
+                    let looked = looked.filter(|(of, _)| *of == previous.generation);
+                    let mut behind = looked.and_then(|(_, looked)| self.written(looked));
+                    let behind = behind.as_mut().map(|behind| behind as &mut Behind<'_>);
+                    log.add_snapshot_before(&source.snapshot(true)?.data, end, behind)?;
                 }
                 if ours_before.is_some() {
                     continue;
@@ -652,16 +663,32 @@ impl Migration<'_> {
             // Before the checkpoint was one of another generation all that is of use was noted. Behind it nothing was sent.
             return Some(0);
         }
-        let acknowledged = match (&known.place, &known.start) {
-            (Some(place), _) if !place.in_log => place.offset,
-            (None, None) => 0,
-            _ => return None,
-        };
-        // This process would have ended where a key was there.
-        match self.begun.load(Ordering::Relaxed) == generation {
-            true => Some(known.sent),
-            false => Some(acknowledged),
+        match (&known.place, &known.start) {
+            (Some(place), _) if !place.in_log => Some(place.offset),
+            (None, None) => Some(0),
+            _ => None,
         }
+    }
+
+    /// Which keys of a snapshot were written, of those that are not known to be acknowledged: the ones that were not
+    /// there when they were looked at, or the run would have ended. None where none was looked at.
+    fn written<'l>(&'l self, looked: &'l Looked) -> Option<impl FnMut(u64, &[u8]) -> Written + 'l> {
+        let last = looked.last.as_ref()?;
+        let settings = self.replay.settings(self.now_ms, Target::default()).ok()?;
+        let (mut at, mut name, mut ended) = ((0, Vec::new()), Vec::new(), false);
+        Some(move |db: u64, key: &[u8]| {
+            if ended {
+                return Written::NoMore;
+            }
+            settings.transform.rename(key, &mut name);
+            at.0 = u32::try_from(settings.transform.db(db)).unwrap_or(u32::MAX);
+            std::mem::swap(&mut at.1, &mut name);
+            ended = at == *last;
+            match looked.open.contains(&at) {
+                true => Written::No,
+                false => Written::Yes,
+            }
+        })
     }
 
     /// Does something with the names of what was written.
@@ -763,14 +790,18 @@ impl Migration<'_> {
         }
         (servers.looked, servers.troubles) = (Instant::now(), rest.troubles);
         let run = self.run(progress, None);
-        for change in run.changes(servers.dialect, &servers.found, true) {
-            if servers.said.insert(change.clone()) {
-                self.log.warning(&format!(
-                    "{change}: what it held may be lost. Compare it with the source, or empty it and begin anew with other \
-                     names for --rdb and --aof"
-                ));
-            }
+        let (changes, now) = run.changes(servers.dialect, &servers.found, true);
+        if changes.is_empty() {
+            return;
         }
+        for change in changes {
+            self.log.warning(&format!(
+                "{change}: what it held may be lost. Compare it with the source, or empty it and begin anew with other \
+                 names for --rdb and --aof"
+            ));
+        }
+        // It is said once.
+        take_for_found(&mut servers.found, &now);
     }
 
     /// What is to be done where all that was received is sent.
@@ -778,7 +809,6 @@ impl Migration<'_> {
         if let Some(seq) = rest.seq {
             self.reached(&rest.place, seq, !rest.catching_up);
         }
-        self.settled.store(rest.settled, Ordering::Relaxed);
         let now = self.live.progress();
         let sent = *lock(&self.sent);
         let all = rest.idle && self.behind(&now, &sent) == 0;
@@ -849,17 +879,35 @@ impl Migration<'_> {
         })
     }
 
-    fn release(&self, spool: &Spool, due: &Receiver<u64>) -> Result<()> {
+    /// Removes what is due, until nobody is there any more who tells what is. What cannot be removed now is tried again
+    /// with what comes next, and told of once.
+    fn release(&self, spool: &Spool, due: &Receiver<u64>) {
+        let mut said = String::new();
         for seq in due {
-            for before in spool.segments().into_iter().filter(|before| *before < seq) {
-                self.with_keys(|log| {
-                    log.add_log(&self.names.segment(before))?;
-                    log.sync()
-                })?;
+            if let Err(error) = self.release_before(spool, seq) {
+                let text = error.describe(false);
+                if said != text {
+                    self.log.warning(&format!(
+                        "{text}: what was sent is not removed until that is mended"
+                    ));
+                    said = text;
+                }
             }
-            spool.release_before(seq)?;
         }
-        Ok(())
+    }
+
+    fn release_before(&self, spool: &Spool, seq: u64) -> Result<()> {
+        for before in spool.segments().into_iter().filter(|before| *before < seq) {
+            let noted = self.with_keys(|log| {
+                log.add_log(&self.names.segment(before))?;
+                log.sync()
+            });
+            // Where the source began anew meanwhile, it is gone by right.
+            if noted.is_err() && spool.segments().contains(&before) {
+                return noted;
+            }
+        }
+        spool.release_before(seq)
     }
 
     /// What the summary tells of the source, and of how far it was followed. The receiver has ended, and the files are

@@ -18,7 +18,7 @@ use redis_migration::server::endpoint::{Endpoint, Ways};
 use redis_migration::server::import;
 use redis_migration::server::preflight::{self, Destination, Role, ServerFound, Wish};
 use redis_migration::sink::file::FileSink;
-use redis_migration::sink::server::{self, Place, Policy, ServerSink};
+use redis_migration::sink::server::{self, Looked, Place, Policy, ServerSink};
 use redis_migration::tally::Reject;
 use redis_migration::{Error, ErrorKind};
 
@@ -191,15 +191,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// In what the servers are not those any more that were found at the start. One that does not answer at once is asked
-    /// again: a connection may break here as anywhere. A run that was broken off ends soon, and leaves those that are away
-    /// to the next one.
+    /// In what the servers are not those any more that were found before, and what they are now, as far as they answer. One
+    /// that does not answer at once is asked again: a connection may break here as anywhere. A run that was broken off ends
+    /// soon, and leaves those that are away to the next one.
     pub fn changes(
         &self,
         dialect: Dialect,
         before: &[ServerFound],
         broken_off: bool,
-    ) -> Vec<String> {
+    ) -> (Vec<String>, Vec<ServerFound>) {
         let mut tries = 0;
         let mut endpoint = self.endpoint.clone();
         let most = if broken_off {
@@ -210,25 +210,25 @@ impl<'a> Run<'a> {
         };
         loop {
             tries += 1;
-            let found = match preflight::servers(&endpoint, dialect, before) {
+            let (changes, now) = match preflight::servers(&endpoint, dialect, before) {
                 Ok(now) if broken_off => {
                     let is_there = |old: &&ServerFound| {
-                        now.iter().any(|new| match &old.representative {
-                            Some(key) => new.representative.as_ref() == Some(key),
-                            None => new.name == old.name,
-                        })
+                        now.iter().any(|new| preflight::is_in_place_of(new, old))
                     };
                     let there: Vec<ServerFound> = before.iter().filter(is_there).cloned().collect();
-                    preflight::restarted(&there, &now)
+                    (preflight::restarted(&there, &now), now)
                 }
-                Ok(now) => preflight::restarted(before, &now),
-                Err(_) if broken_off => Vec::new(),
-                Err(error) => vec![format!(
-                    "whether the servers are still those that were loaded cannot be found out: {error}"
-                )],
+                Ok(now) => (preflight::restarted(before, &now), now),
+                Err(_) if broken_off => (Vec::new(), Vec::new()),
+                Err(error) => {
+                    let why = format!(
+                        "whether the servers are still those that were loaded cannot be found out: {error}"
+                    );
+                    (vec![why], Vec::new())
+                }
             };
-            if found.is_empty() || tries >= most {
-                return found;
+            if changes.is_empty() || tries >= most {
+                return (changes, now);
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -529,7 +529,8 @@ impl<'a> Run<'a> {
         else {
             return destination.servers.iter().map(known_server).collect();
         };
-        for change in self.changes(destination.dialect, &found_before(&known.servers), false) {
+        let before = found_before(&known.servers);
+        for change in self.changes(destination.dialect, &before, false).0 {
             self.log.warning(&format!(
                 "{change}, since an earlier run: what that had acknowledged there may be lost"
             ));
@@ -901,6 +902,7 @@ impl<'a> Run<'a> {
             mut summary,
             output,
             failed,
+            settled,
         } = job.end();
         let Output::Server(server) = output else {
             unreachable!("it is what it was")
@@ -958,9 +960,11 @@ impl<'a> Run<'a> {
             matches!(error.kind(), ErrorKind::Stopped | ErrorKind::Refused { .. })
         }) {
             let before = found_before(&lock_keeper(&server.keeper).checkpoint.servers);
-            lost.extend(self.changes(destination.dialect, &before, failed.is_some()));
+            let (changes, _) = self.changes(destination.dialect, &before, failed.is_some());
+            lost.extend(changes);
         }
         let place = server.sink.acknowledged();
+        let looked = server.sink.looked();
         drop(server);
         for (db, key) in &unanswered {
             let reject = Reject {
@@ -980,6 +984,8 @@ impl<'a> Run<'a> {
             started: self.started,
             summary,
             failed,
+            settled,
+            looked,
             rejected,
             unanswered,
             lost,
@@ -1081,6 +1087,10 @@ pub struct Ending<'a> {
     started: Instant,
     pub summary: Summary,
     pub failed: Option<Error>,
+    /// As [`Ended::settled`].
+    pub settled: bool,
+    /// Which keys of the snapshot were looked at before they were written.
+    pub looked: Looked,
     rejected: Result<u64, String>,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,

@@ -104,6 +104,20 @@ impl Default for Limits {
     }
 }
 
+/// Whether a key of a snapshot was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It was.
+    Yes,
+    /// It was not.
+    No,
+    /// It was not, and nothing behind it.
+    NoMore,
+}
+
+/// Tells by database and name whether a key was written. It is asked in the order of the snapshot.
+pub type Behind<'a> = dyn FnMut(u64, &[u8]) -> Written + 'a;
+
 /// The names of all keys that were written, in a file that is only appended to.
 ///
 /// It is a header line and frames of entries, each with its length and checksum, so that what a crash tore off, or left
@@ -347,18 +361,35 @@ impl KeyLog {
     /// Adds all keys and function libraries of a snapshot. Where it is broken, what stands before counts. Returns how
     /// many keys it has.
     pub fn add_snapshot(&mut self, rdb: &[u8]) -> Result<u64> {
-        self.add_snapshot_before(rdb, u64::MAX)
+        self.add_snapshot_before(rdb, u64::MAX, None)
     }
 
-    /// As [`KeyLog::add_snapshot`], of what stands before a byte: nothing behind it was written.
-    pub fn add_snapshot_before(&mut self, rdb: &[u8], end: u64) -> Result<u64> {
+    /// As [`KeyLog::add_snapshot`], of what stands before a byte, and of what `behind` says of what stands behind it.
+    /// Without that nothing behind it was written; with it libraries were, for they stand before all keys.
+    pub fn add_snapshot_before(
+        &mut self,
+        rdb: &[u8],
+        end: u64,
+        mut behind: Option<&mut Behind<'_>>,
+    ) -> Result<u64> {
         let mut keys = 0;
-        let broken = for_each_name_of(rdb, true, end, |named| match named {
-            Named::Key(db, key, ty) => {
-                keys += 1;
-                self.add(db, Seen::in_snapshot(ty), key)
+        let broken = for_each_name_of(rdb, true, |place, named| {
+            let is_behind = place >= end;
+            let written = match (&named, &mut behind) {
+                (Named::Key(db, key, _), Some(behind)) if is_behind => behind(*db, key),
+                (_, None) if is_behind => Written::NoMore,
+                _ => Written::Yes,
+            };
+            match (written, named) {
+                (Written::Yes, Named::Key(db, key, ty)) => {
+                    keys += 1;
+                    self.add(db, Seen::in_snapshot(ty), key)?;
+                }
+                (Written::Yes, Named::Library(name)) => self.append(LIBRARY, 0, name)?,
+                (Written::No, _) => {}
+                (Written::NoMore, _) => return Ok(false),
             }
-            Named::Library(name) => self.append(LIBRARY, 0, name),
+            Ok(true)
         })?;
         // Whoever loads it reports what is wrong with it.
         drop(broken);
@@ -379,13 +410,8 @@ impl KeyLog {
     pub fn add_log(&mut self, path: &Path) -> Result<()> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|e| Error::io(format!("{name} cannot be read"), e))?;
-        self.add_commands(&mut LogReader::new(file, &name, 0, true, None), 0)
-            .map(drop)
-    }
-
-    /// Adds what a reader gives, whose first command is in database `db`, until it runs dry. Returns the database that
-    /// is selected then.
-    pub fn add_commands(&mut self, reader: &mut LogReader, mut db: u64) -> Result<u64> {
+        let mut reader = LogReader::new(file, &name, 0, true, None);
+        let mut db = 0;
         loop {
             match reader.next(|_, _| false) {
                 Ok(Event::Command { command, .. }) => self.add_command(&command, &mut db)?,
@@ -405,8 +431,7 @@ impl KeyLog {
                 Err(_) => break,
             }
         }
-        self.flush()?;
-        Ok(db)
+        self.flush()
     }
 
     fn add_command(&mut self, command: &Command<'_>, db: &mut u64) -> Result<()> {
@@ -674,14 +699,13 @@ enum Named<'a> {
     Library(&'a [u8]),
 }
 
-/// Gives every key and library of a snapshot to `f`. Where the file is broken, what is wrong with it is returned.
-/// `broken_names`: what has a name that cannot be read is passed over. `end`: what begins at this byte, or behind it, is
-/// not looked at.
+/// Gives every key and library of a snapshot to `f`, with the byte at which its record begins, until that says that it
+/// wants no more. Where the file is broken, what is wrong with it is returned. `broken_names`: what has a name that cannot
+/// be read is passed over.
 fn for_each_name_of(
     data: &[u8],
     broken_names: bool,
-    end: u64,
-    mut f: impl FnMut(Named<'_>) -> Result<()>,
+    mut f: impl FnMut(u64, Named<'_>) -> Result<bool>,
 ) -> Result<Option<Error>> {
     let file = Cursor::new(data, 0);
     let mut c = file;
@@ -695,9 +719,7 @@ fn for_each_name_of(
     let mut templates = Templates::default();
     let mut db = 0;
     loop {
-        if reader.c.pos() as u64 >= end {
-            return Ok(None);
-        }
+        let place = reader.c.pos() as u64;
         let record = match reader.next() {
             Ok(record) => record,
             Err(error) => return Ok(Some(error)),
@@ -726,7 +748,11 @@ fn for_each_name_of(
                         } else {
                             Some(text)
                         };
-                        name.map_or(Ok(()), |name| f(Named::Library(name)))?;
+                        if let Some(name) = name
+                            && !f(place, Named::Library(name))?
+                        {
+                            return Ok(None);
+                        }
                     }
                     Err(error) if matches!(error.kind(), ErrorKind::Io { .. }) => {
                         return Err(error);
@@ -746,7 +772,9 @@ fn for_each_name_of(
         match key.key.load(&mut scratch) {
             Ok(name) => {
                 let mut digits = itoa::Buffer::new();
-                f(Named::Key(db, name.as_bytes(&mut digits), key.ty))?;
+                if !f(place, Named::Key(db, name.as_bytes(&mut digits), key.ty))? {
+                    return Ok(None);
+                }
             }
             Err(error) if matches!(error.kind(), ErrorKind::Io { .. }) => return Err(error),
             Err(_) if broken_names => {}
@@ -984,20 +1012,20 @@ fn compare(
     let aim = Aim(settings);
     let has_libraries = aim.has_libraries();
     if let Some(snapshot) = snapshot {
-        let broken = for_each_name_of(snapshot, false, u64::MAX, |named| {
+        let broken = for_each_name_of(snapshot, false, |_, named| {
             progress.check_stop()?;
             let at = match named {
                 Named::Key(db, key, _) => aim.at(db, key, None, &mut room),
                 Named::Library(name) => has_libraries.then_some((LIBRARIES, name)),
             };
-            match at {
-                Some((db, name)) => sorter.add(Mark {
+            if let Some((db, name)) = at {
+                sorter.add(Mark {
                     db,
                     hash: names.of(name),
                     place: 0,
-                }),
-                None => Ok(()),
+                })?;
             }
+            Ok(true)
         })?;
         if let Some(error) = broken {
             return Err(error);
@@ -1593,11 +1621,11 @@ mod tests {
             files += 1;
             let bytes = std::fs::read(&path).unwrap();
             let mut keys = Keys::new();
-            let broken = for_each_name_of(&bytes, false, u64::MAX, |named| {
+            let broken = for_each_name_of(&bytes, false, |_, named| {
                 if let Named::Key(db, key, _) = named {
                     keys.insert((db, key.to_vec()));
                 }
-                Ok(())
+                Ok(true)
             });
             assert!(broken.unwrap().is_none(), "{}", path.display());
             let (_dir, mut log) = new_log();
@@ -1821,11 +1849,32 @@ mod tests {
         for (end, keys) in [(0, 0), (9, 0), (12, 1), (18, 1), (19, 2), (file.len(), 4)] {
             log.clear().unwrap();
             assert_eq!(
-                log.add_snapshot_before(&file, end as u64).unwrap(),
+                log.add_snapshot_before(&file, end as u64, None).unwrap(),
                 keys,
                 "{end}"
             );
         }
+        // Behind what is acknowledged each key is asked about, until one says that none is left.
+        log.clear().unwrap();
+        let mut asked = Vec::new();
+        let mut behind = |db: u64, key: &[u8]| {
+            asked.push((db, key.to_vec()));
+            match key {
+                b"b" => Written::No,
+                b"c" => Written::Yes,
+                _ => Written::NoMore,
+            }
+        };
+        let keys = log.add_snapshot_before(&file, 12, Some(&mut behind));
+        assert_eq!(keys.unwrap(), 2);
+        assert_eq!(
+            asked,
+            [(0, b"b".to_vec()), (1, b"c".to_vec()), (1, b"d".to_vec())]
+        );
+        let unchanged = Settings::default();
+        assert_eq!(written(&log, None, &unchanged), "0:a 1:c");
+        log.clear().unwrap();
+        log.add_snapshot(&file).unwrap();
         log.add_log(&aof(&dir, "SET e 1")).unwrap();
         // They are named as the destination has them.
         let settings = Settings {

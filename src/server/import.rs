@@ -44,8 +44,8 @@ pub(crate) fn enter(connection: &mut Connection) -> Result<()> {
     }
 }
 
-/// Turns it off, unless a connection of a run other than `run` is there, which turns it off at its own end. Whether it
-/// is off now.
+/// Turns it off, unless a run other than `run` is there in import mode, which turns it off at its own end. Whether it is
+/// off now.
 pub fn leave(endpoint: &Endpoint, run: &str) -> Result<bool> {
     let mut connection = Connection::open(endpoint)?;
     let own = format!("{CLIENT_NAME}{run}");
@@ -54,14 +54,23 @@ pub fn leave(endpoint: &Endpoint, run: &str) -> Result<bool> {
         // Who may not look takes it that nobody is there.
         _ => String::new(),
     };
-    let mut names = clients
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("name="));
-    if names.any(|name| name.starts_with(CLIENT_NAME) && name != own) {
+    if clients.lines().any(|client| is_of_another(client, &own)) {
         return Ok(false);
     }
     set(&mut connection, false)?;
     Ok(true)
+}
+
+/// Whether a line of CLIENT LIST tells of a run in import mode that is not called `own`. Runs that are not in import mode
+/// know nothing of it, and leave it as it is.
+fn is_of_another(client: &str, own: &str) -> bool {
+    let field = |name: &str| {
+        let mut words = client.split_whitespace();
+        words.find_map(|word| word.strip_prefix(name))
+    };
+    let name = field("name=").unwrap_or("");
+    let imports = field("flags=").is_some_and(|flags| flags.contains('I'));
+    imports && name.starts_with(CLIENT_NAME) && name != own
 }
 
 fn set(connection: &mut Connection, on: bool) -> Result<()> {

@@ -274,10 +274,7 @@ pub fn restarted(before: &[ServerFound], now: &[ServerFound]) -> Vec<String> {
             }
             continue;
         }
-        let in_its_place = now.iter().find(|new| match &old.representative {
-            Some(key) => new.representative.as_ref() == Some(key),
-            None => new.name == old.name,
-        });
+        let in_its_place = now.iter().find(|new| is_in_place_of(new, old));
         changes.push(match in_its_place {
             Some(new) if new.run_id.is_empty() => {
                 format!("{} does not tell its run_id any more", old.name)
@@ -290,6 +287,14 @@ pub fn restarted(before: &[ServerFound], now: &[ServerFound]) -> Vec<String> {
         });
     }
     changes
+}
+
+/// Whether a server stands where one was found before: behind the same key of a proxy, or under the same name.
+pub fn is_in_place_of(new: &ServerFound, old: &ServerFound) -> bool {
+    match &old.representative {
+        Some(key) => new.representative.as_ref() == Some(key),
+        None => new.name == old.name,
+    }
 }
 
 impl Destination {

@@ -1,13 +1,16 @@
 //! What breaks while a migration goes on, on the source's side and on the destination's.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{END, Live, SOON, ends_equal, fill, info, is_equal, names, replicates, source, until};
 use crate::replay::Target;
+use crate::support::cli::converted;
 use crate::support::client::{Reply, call};
 use crate::support::load::{Load, Mix};
 use crate::support::relay::Relay;
 use crate::support::server::Server;
+use crate::support::text;
 
 #[test]
 fn a_link_that_is_cut_every_two_seconds() {
@@ -246,6 +249,28 @@ fn a_backlog_that_was_too_short_when_much_was_removed_already() {
     live.terminate();
 }
 
+/// What is sent can be removed only when it is known what it wrote. Where that cannot be noted for a while, it is removed
+/// later.
+#[test]
+fn files_that_could_not_be_removed_are_removed_later() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    let in_the_way = live.path("appendonly.aof.keys");
+    std::fs::create_dir(&in_the_way).expect("a directory");
+    let load = Load::flood(&source, 32 << 10, 50 << 20);
+    live.until("a warning", 2 * SOON, |live| {
+        live.said().contains("is not removed until")
+    });
+    assert!(live.path("appendonly.aof.1.incr.aof").exists());
+    std::fs::remove_dir(&in_the_way).expect("it is empty");
+    live.until("a file that is removed", SOON, |live| {
+        !live.path("appendonly.aof.1.incr.aof").exists()
+    });
+    load.stop();
+    live.terminate();
+}
+
 /// Where others have keys, a new snapshot that comes while the one before it is under way: what was sent of that goes,
 /// and what others have stays.
 #[test]
@@ -279,6 +304,54 @@ fn a_new_snapshot_in_the_middle_of_one_where_others_have_keys() {
     assert_eq!(call!(theirs, "GETDEL", "theirs").text(), "old");
     ends_equal(&mut live, &source, &target);
     live.terminate();
+}
+
+/// A key of others that the run did not come to before the source began anew is still theirs.
+#[test]
+fn a_key_of_others_behind_what_was_sent_survives_a_new_snapshot() {
+    let source = source("redis-7.0", &["--repl-backlog-size", "16kb"]);
+    let target = Target::server("redis-7.0");
+    fill(&source, 4000);
+    let mut theirs = target.servers()[0].client();
+    call!(theirs, "SET", "theirs", "old");
+    let (from, to) = (Relay::start(source.port), Relay::start(target.port()));
+    to.delay(15, 15);
+    let slow = ["--connections", "1", "--pipeline", "16"];
+    let mut live = Live::new(from.port, to.port, &slow).started();
+    live.until("a snapshot", SOON, |live| live.path("dump.rdb").exists());
+    let last = last_key_of(&live.path("dump.rdb"));
+    call!(theirs, "SET", &last, "theirs");
+    live.until("a part of the snapshot", SOON, |_| target.keys() > 100);
+    from.refuse(true);
+    from.reset();
+    until(SOON, || {
+        info(&source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    call!(client, "DEL", &last);
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    assert!(target.keys() < 3000);
+    from.refuse(false);
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    to.delay(0, 0);
+    live.acknowledges(&source);
+    live.catches_up();
+    assert_eq!(
+        call!(theirs, "GET", &last).text(),
+        "theirs",
+        "{}",
+        live.said()
+    );
+    live.terminate();
+}
+
+/// The last key of a snapshot, of those that [`fill`] makes.
+fn last_key_of(snapshot: &Path) -> String {
+    let resp = converted(&[text(snapshot)]);
+    let resp = String::from_utf8_lossy(&resp);
+    let mut words = resp.lines().rev();
+    let last = words.find(|word| word.starts_with("filled:"));
+    last.expect("a key").to_owned()
 }
 
 /// A key of others that has ended a run is still theirs when the source has begun anew meanwhile.
@@ -646,6 +719,11 @@ fn is_named_while_it_goes_on(target: &Target) {
         call!(client, "SET", "another", "value");
         live.said().contains("was started anew")
     });
+    // It looks every ten seconds, and says it once.
+    std::thread::sleep(Duration::from_secs(13));
+    let said = live.said();
+    let times = said.matches("was started anew").count();
+    assert_eq!(times, target.servers().len(), "{said}");
     live.terminate();
 }
 
@@ -657,6 +735,29 @@ fn a_server_that_comes_again_empty_is_named_while_the_run_goes_on() {
 #[test]
 fn a_server_behind_a_proxy_that_comes_again_empty_is_named_while_the_run_goes_on() {
     is_named_while_it_goes_on(&Target::proxy(&[]));
+}
+
+/// What a server lost that was started anew comes again with a new snapshot of the source.
+#[test]
+fn a_server_that_was_started_anew_before_a_new_snapshot_has_lost_nothing() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    fill(&source, 200);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    target.servers()[0].kill();
+    target.servers()[0].restart();
+    let mut client = source.client();
+    live.until("a word", SOON, |live| {
+        call!(client, "SET", "another", "value");
+        live.said().contains("was started anew")
+    });
+    call!(client, "DEBUG", "CHANGE-REPL-ID");
+    call!(client, "CLIENT", "KILL", "TYPE", "replica");
+    until(SOON, || info(&source, "stats", "sync_full") >= 2);
+    live.acknowledges(&source);
+    ends_equal(&mut live, &source, &target);
+    let said = live.terminate();
+    assert_eq!(said.matches("was started anew").count(), 1, "{said}");
 }
 
 /// A disk that is full, or rather files that may not grow: the run ends with the word of a local file, and goes on when

@@ -189,6 +189,70 @@ fn import_mode_is_left_on_for_another_run() {
     assert_eq!(target.data().len(), 2);
 }
 
+/// A run that is not in import mode itself would never turn it off.
+#[test]
+fn import_mode_is_not_left_on_for_a_run_without_it() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (one, other) = (source("redis-7.0", &[]), source("redis-7.0", &[]));
+    call!(one.client(), "SET", "one", "1");
+    call!(other.client(), "SET", "other", "2");
+    let target = Target::server("valkey-9.1");
+    let words = ["--no-import-mode"];
+    let mut stays = Live::new(one.port, target.port(), &words).started();
+    stays.catches_up();
+    let mut ends = Live::new(other.port, target.port(), &["--until", "caught-up"]).started();
+    let (code, said) = ends.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    assert!(!imports(&target), "{said}");
+    stays.terminate();
+}
+
+/// That the source was quiet once is not known to be so any more while what it did since is still being sent.
+#[test]
+fn import_mode_stays_on_where_a_quiet_source_is_written_to_again() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (source, target) = (source("redis-7.0", &[]), Target::server("valkey-9.1"));
+    call!(source.client(), "SET", "a", "1");
+    let mut live = Live::new(source.port, target.port(), &["--rate", "100"]).started();
+    live.catches_up();
+    // Longer than a source is silent that counts as quiet.
+    std::thread::sleep(Duration::from_secs(5));
+    fill(&source, 6000);
+    std::thread::sleep(Duration::from_secs(1));
+    let said = live.terminate();
+    assert!(said.contains("CONFIG SET import-mode no"), "{said}");
+    assert!(imports(&target), "{said}");
+}
+
+/// A run that came to its end has turned import mode off: whoever goes on later is told what may be missing, as where
+/// there is no such mode.
+#[test]
+fn a_run_behind_the_end_of_one_in_import_mode_tells_of_the_time_between() {
+    if !available("valkey-9.1") {
+        return;
+    }
+    let (source, target) = (source("redis-7.0", &[]), Target::server("valkey-9.1"));
+    fill(&source, 100);
+    let words = ["--until", "caught-up", "--keep-spool"];
+    let mut live = Live::new(source.port, target.port(), &words).started();
+    assert_eq!(live.ends(SOON).0, 0, "{}", live.before);
+    assert!(!imports(&target));
+    let path = live.path("appendonly.aof.checkpoint");
+    let text = std::fs::read(&path).expect("a checkpoint");
+    let mut checkpoint: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    checkpoint["written_at"] = "2026-01-01T00:00:00Z".into();
+    let text = serde_json::to_vec(&checkpoint).expect("JSON");
+    std::fs::write(&path, text).expect("a checkpoint");
+    live.start();
+    let (code, said) = live.ends(SOON);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("the last run was here"), "{said}");
+}
+
 /// Who may not change the server's configuration, and who is not to, holds back.
 #[test]
 fn without_import_mode_expiries_are_held_back() {

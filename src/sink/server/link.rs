@@ -229,6 +229,11 @@ impl Link {
         self.connection.is_some() && self.written > self.answered
     }
 
+    /// What is to be answered, sent or not.
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
     /// What was sent, over this connection or over the one before, and is not answered.
     pub(super) fn sent_items(&self) -> impl Iterator<Item = Item> {
         let written = self.written;

@@ -22,7 +22,7 @@ mod run;
 mod script;
 mod snapshot;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
@@ -158,6 +158,16 @@ struct Waiting {
     item: Item,
 }
 
+/// How far a snapshot has come into a destination where each key is looked at before it is written. Keys are told by
+/// their databases and names there.
+#[derive(Debug, Clone, Default)]
+pub struct Looked {
+    /// The last one in the order of the snapshot; none before the first.
+    pub last: Option<(u32, Vec<u8>)>,
+    /// Those up to it of which is not known whether they are there: nothing of them was written.
+    pub open: HashSet<(u32, Vec<u8>)>,
+}
+
 /// How much waits in all lanes.
 #[derive(Debug, Default)]
 struct Queued {
@@ -230,6 +240,8 @@ pub struct ServerSink<'a> {
     /// refused.
     current: Option<u64>,
     dead: bool,
+    /// The last key that was to be looked at, by its database and name.
+    looked_at: Option<(u32, Vec<u8>)>,
     /// A small key whose commands are gathered to be sent together.
     group: Option<Group>,
     /// The list that is being sent, and its length so far.
@@ -290,6 +302,7 @@ impl<'a> ServerSink<'a> {
             lanes: HashMap::default(),
             current: None,
             dead: false,
+            looked_at: None,
             group: None,
             list: None,
             log_lanes: HashMap::default(),
@@ -512,6 +525,33 @@ impl<'a> ServerSink<'a> {
                 ..resume
             },
             _ => place,
+        }
+    }
+
+    /// Which keys of a snapshot were looked at, where each is before it is written.
+    pub fn looked(&self) -> Looked {
+        let mut open = HashSet::new();
+        let mut add = |item: &Item, command: Vec<u8>| {
+            if item.kind == Kind::Gate
+                && let Some(key) = key_of(&command)
+            {
+                open.insert((item.db, key));
+            }
+        };
+        for link in &self.links {
+            for item in link.items() {
+                add(item, link.bytes_of(item).into_vec());
+            }
+        }
+        let later = self.later.iter().map(|(_, waiting)| waiting);
+        for waiting in later.chain(self.lanes.values().flatten()) {
+            if waiting.item.kind == Kind::Gate {
+                add(&waiting.item, waiting.payload.clone().into_vec());
+            }
+        }
+        Looked {
+            last: self.looked_at.clone(),
+            open,
         }
     }
 

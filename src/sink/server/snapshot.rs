@@ -53,6 +53,12 @@ impl ServerSink<'_> {
             Kind::Push { before, count } => Some((lane, before + u64::from(count))),
             _ => None,
         };
+        if kind == Kind::Gate {
+            let (last_db, last) = self.looked_at.get_or_insert_default();
+            *last_db = db;
+            last.clear();
+            last.extend_from_slice(key);
+        }
         // The commands of one key come one after the other.
         if self.current != Some(lane) || kind == Kind::Gate {
             self.dead = false;
