@@ -627,7 +627,7 @@ impl Link {
             drop(connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()])?);
         }
         self.connection = Some(connection);
-        self.selected = 0;
+        // What is selected is as it was: commands may wait here already, and the first of them begin where it does.
         self.heard = Instant::now();
         self.down = None;
         Ok(())
