@@ -610,7 +610,8 @@ impl Link {
             import::enter(&mut connection)?;
         }
         if kills {
-            if let Some(old) = self.client_id.take() {
+            // Where this does not come to an end, the next attempt has the same to do.
+            if let Some(old) = self.client_id {
                 // It is gone already, or may not be killed by us: there is no more that can be done.
                 let old = old.to_string();
                 let answer = connection.call(&[b"CLIENT", b"KILL", b"ID", old.as_bytes()])?;
