@@ -534,6 +534,9 @@ impl Migration<'_> {
             if !failed.is_some_and(|error| self.is_superseded(generation, error)) {
                 return attempt;
             }
+            if self.ending.load(Ordering::Relaxed) {
+                return interrupted(attempt);
+            }
             if let Ok(Attempt::Sent(ending)) = attempt {
                 looked = Some((generation, ending.looked));
             }
@@ -567,11 +570,13 @@ impl Migration<'_> {
     /// Whether a run ended because the source began anew meanwhile: its files went away, and it was stopped.
     fn is_superseded(&self, generation: u64, error: &Error) -> bool {
         let by_files = match error.kind() {
-            ErrorKind::Stopped | ErrorKind::Changed | ErrorKind::LogGone(_) => true,
+            // A signal stops it too.
+            ErrorKind::Stopped => !self.ending.load(Ordering::Relaxed),
+            ErrorKind::Changed | ErrorKind::LogGone(_) => true,
             ErrorKind::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             _ => false,
         };
-        if !by_files || self.ending.load(Ordering::Relaxed) {
+        if !by_files {
             return false;
         }
         // The files go first.
@@ -989,6 +994,21 @@ fn by_name(source: &str, text: &str) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it holds it")
+}
+
+/// A signal and a new snapshot came at once: that files went away is of no interest then.
+fn interrupted(
+    attempt: std::result::Result<Attempt<'_>, Early>,
+) -> std::result::Result<Attempt<'_>, Early> {
+    let stopped = Error::plain(ErrorKind::Stopped);
+    match attempt {
+        Ok(Attempt::Sent(mut ending)) => {
+            ending.failed = Some(stopped);
+            Ok(Attempt::Sent(ending))
+        }
+        Err(Early::Failed(name, _)) => Err(Early::Failed(name, stopped)),
+        other => other,
+    }
 }
 
 /// What is looked at ten times a second.

@@ -60,6 +60,37 @@ fn a_link_that_is_cut_inside_the_snapshot() {
     live.terminate();
 }
 
+/// What waits for the next connection selects a database there, and what comes behind it is of another one.
+#[test]
+fn a_connection_that_is_lost_in_another_database() {
+    let (source, target) = (source("redis-7.0", &[]), Target::server("redis-7.0"));
+    let mut client = source.client();
+    call!(client, "SELECT", "1");
+    for i in 0..20 {
+        call!(client, "SET", format!("key:{i}"), "1", "PX", "3600000");
+    }
+    let relay = Relay::start(target.port());
+    relay.delay(0, 50);
+    let words = ["--connections", "1"];
+    let mut live = Live::new(source.port, relay.port, &words).started();
+    let mut there = target.servers()[0].client();
+    call!(there, "SELECT", "1");
+    // The last that is sent before the log is gone on with: the true times, of which no answer comes.
+    live.until("true times", SOON, |_| {
+        (1..4_000_000).contains(&call!(there, "PTTL", "key:0").int())
+    });
+    relay.refuse(true);
+    relay.reset();
+    std::thread::sleep(Duration::from_millis(500));
+    relay.refuse(false);
+    call!(client, "SELECT", "0");
+    for i in 0..20 {
+        call!(client, "INCR", format!("key:{i}"));
+    }
+    ends_equal(&mut live, &source, &target);
+    live.terminate();
+}
+
 /// A master dies, and what was its other replica takes its place, under the same address.
 #[test]
 fn a_replica_takes_the_place_of_the_master() {

@@ -615,7 +615,8 @@ impl Link {
             import::enter(&mut connection)?;
         }
         if kills {
-            if let Some(old) = self.client_id.take() {
+            // Where this does not come to an end, the next attempt has the same to do.
+            if let Some(old) = self.client_id {
                 // It is gone already, or may not be killed by us: there is no more that can be done.
                 let old = old.to_string();
                 let answer = connection.call(&[b"CLIENT", b"KILL", b"ID", old.as_bytes()])?;
@@ -632,7 +633,7 @@ impl Link {
             drop(connection.call(&[b"CLIENT", b"SETNAME", name.as_bytes()])?);
         }
         self.connection = Some(connection);
-        self.selected = 0;
+        // What is selected is as it was: commands may wait here already, and the first of them begin where it does.
         self.heard = Instant::now();
         self.down = None;
         Ok(())
