@@ -84,6 +84,7 @@ fn convert<'a>(
     };
     let rejects = match Rejects::create(
         args.failures.rejects.as_deref(),
+        false,
         args.manners.hide_keys,
         log,
     ) {

@@ -344,7 +344,8 @@ impl Migration<'_> {
             let known = Checkpoint::load(&self.names.checkpoint())?;
             let inputs = Inputs::open(&self.replay.input, &self.replay.logs, progress, self.log)
                 .map_err(|(name, error)| Early::Failed(name, error))?;
-            run.attempt(known, inputs, &destination, run.rejects()?, None)
+            let rejects = run.rejects(known.as_ref())?;
+            run.attempt(known, inputs, &destination, rejects, None)
         })();
         match attempt {
             Ok(attempt) => self.end(attempt, spool, self.figures(progress, true)),
@@ -468,7 +469,8 @@ impl Migration<'_> {
         spool: &Spool,
         due: Sender<u64>,
     ) -> std::result::Result<Attempt<'s>, Early> {
-        let rejects = self.run(progress, None).rejects()?;
+        let known = Checkpoint::load(&self.names.checkpoint())?;
+        let rejects = self.run(progress, None).rejects(known.as_ref())?;
         let mut destination = destination.clone();
         // What the run before this one looked at, of the generation that it sent.
         let mut looked: Option<(u64, Looked)> = None;

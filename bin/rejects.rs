@@ -22,15 +22,29 @@ impl Rejects {
     /// So many are shown on stderr.
     const SHOWN: u64 = 5;
 
-    pub fn create(path: Option<&Path>, hide_keys: bool, log: Log) -> Result<Rejects, String> {
+    /// `goes_on`: the list of an earlier part of the run is added to.
+    pub fn create(
+        path: Option<&Path>,
+        goes_on: bool,
+        hide_keys: bool,
+        log: Log,
+    ) -> Result<Rejects, String> {
         let name = path.map_or(String::new(), |p| p.display().to_string());
         let failed = |e: &dyn std::fmt::Display| format!("{name}: {e}");
-        let mut csv = path
-            .map(File::create)
-            .transpose()
-            .map_err(|e| failed(&e))?
-            .map(csv::Writer::from_writer);
-        if let Some(csv) = &mut csv {
+        let open = |path| {
+            let mut options = File::options();
+            options.create(true);
+            match goes_on {
+                true => options.append(true),
+                false => options.write(true).truncate(true),
+            };
+            options.open(path)
+        };
+        let file = path.map(open).transpose().map_err(|e| failed(&e))?;
+        let is_begun = |file: &File| file.metadata().is_ok_and(|meta| meta.len() > 0);
+        let has_names = file.as_ref().is_some_and(is_begun);
+        let mut csv = file.map(csv::Writer::from_writer);
+        if let Some(csv) = csv.as_mut().filter(|_| !has_names) {
             csv.write_record(["db", "key", "type", "command", "error"])
                 .map_err(|e| failed(&e))?;
         }
@@ -85,6 +99,11 @@ impl Rejects {
                 std::io::Error::other(e),
             )
         })
+    }
+
+    /// How many there were.
+    pub fn count(&self) -> u64 {
+        self.count
     }
 
     /// Lists what is neither written nor refused.

@@ -269,7 +269,8 @@ impl<'a> Run<'a> {
         let inputs = Inputs::open(&args.input, &args.logs, self.progress, log)
             .map_err(|(name, error)| Early::Failed(name, error))?;
         let destination = self.look(Some(inputs.bytes()))?;
-        self.attempt(known, inputs, &destination, self.rejects()?, None)
+        let rejects = self.rejects(known.as_ref())?;
+        self.attempt(known, inputs, &destination, rejects, None)
     }
 
     /// Finds out what the destination is, and says so.
@@ -297,10 +298,11 @@ impl<'a> Run<'a> {
     }
 
     /// Where what cannot be written is listed.
-    pub fn rejects(&self) -> Result<Arc<Mutex<Rejects>>, Early> {
+    pub fn rejects(&self, known: Option<&Checkpoint>) -> Result<Arc<Mutex<Rejects>>, Early> {
         let args = self.args;
         Rejects::create(
             args.failures.rejects.as_deref(),
+            known.is_some_and(|known| !known.done),
             args.manners.hide_keys,
             self.log,
         )
@@ -514,6 +516,9 @@ impl<'a> Run<'a> {
             pieces: known.map_or_else(Vec::new, |known| known.pieces.clone()),
             place: known.and_then(|known| known.place),
             sent: known.map_or(0, |known| known.sent),
+            rejected: known
+                .filter(|known| !known.done)
+                .map_or(0, |known| known.rejected),
             done: false,
             written_at: Timestamp::now(),
         }
@@ -548,6 +553,8 @@ impl<'a> Run<'a> {
     ) -> server::Options<'a> {
         let target = &self.args.target;
         let is_proxy = destination.dialect == Dialect::Twemproxy;
+        let run = lock_keeper(keeper).checkpoint.run.clone();
+        let before = rejected_before(keeper, rejects);
         server::Options {
             endpoint: self.endpoint.clone(),
             dialect: destination.dialect,
@@ -573,7 +580,7 @@ impl<'a> Run<'a> {
                 .filter(|server| is_proxy && !server.run_id.is_empty())
                 .filter_map(|server| Some((server.representative.clone()?, server.run_id.clone())))
                 .collect(),
-            run: lock_keeper(keeper).checkpoint.run.clone(),
+            run,
             resume: None,
             resumed: false,
             reject: {
@@ -589,8 +596,10 @@ impl<'a> Run<'a> {
             save: {
                 let keeper = keeper.clone();
                 let saved = self.live.as_ref().map(|live| live.saved.clone());
+                let rejects = rejects.clone();
                 Box::new(move |place: &Place| {
                     let mut keeper = lock_keeper(&keeper);
+                    keeper.checkpoint.rejected = before + lock(&rejects).count();
                     keeper.reach(place)?;
                     if let Some(saved) = &saved {
                         saved(&keeper, place);
@@ -888,6 +897,7 @@ impl<'a> Run<'a> {
         server: Server<'_>,
         destination: &Destination,
     ) -> Attempt<'a> {
+        let rejected_before = rejected_before(&server.keeper, &rejects);
         let mut job = Job::new(
             self.job_args(),
             &settings,
@@ -979,6 +989,7 @@ impl<'a> Run<'a> {
         }
         let rejected = lock(&rejects).finish();
         Attempt::Sent(Box::new(Ending {
+            rejected_before,
             args: self.args,
             log: self.log,
             started: self.started,
@@ -1013,6 +1024,12 @@ fn log_of_change(log: Log, error: &Error, hide_keys: bool) {
         "{}: from here on values go as plain commands",
         error.describe(hide_keys)
     ));
+}
+
+/// How many earlier runs rejected. This process may have gone on with what it counts in the same list.
+fn rejected_before(keeper: &Mutex<Keeper>, rejects: &Mutex<Rejects>) -> u64 {
+    let in_all = lock_keeper(keeper).checkpoint.rejected;
+    in_all.saturating_sub(lock(rejects).count())
 }
 
 /// What a checkpoint remembers of a server.
@@ -1092,6 +1109,8 @@ pub struct Ending<'a> {
     /// Which keys of the snapshot were looked at before they were written.
     pub looked: Looked,
     rejected: Result<u64, String>,
+    /// By earlier runs of the same load, those included that came again.
+    rejected_before: u64,
     unanswered: Vec<(u32, Vec<u8>)>,
     lost: Vec<String>,
     is_live: bool,
@@ -1170,6 +1189,15 @@ impl Ending<'_> {
                     self.address,
                     shown.join(", ")
                 ));
+            }
+        }
+        if self.rejected_before > 0 {
+            log.failure(&format!(
+                "up to {} could not be written by earlier runs of this load, which listed them",
+                HumanCount(self.rejected_before)
+            ));
+            if exit == Exit::Done {
+                exit = Exit::Rejected;
             }
         }
         for lost in &self.lost {

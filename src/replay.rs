@@ -53,6 +53,9 @@ pub struct Checkpoint {
     pub place: Option<At>,
     /// Snapshots: nothing behind this byte of the file at `place` was ever sent.
     pub sent: u64,
+    /// Keys and commands that could not be written, and were passed over.
+    #[serde(default)]
+    pub rejected: u64,
     /// Whether everything was acknowledged.
     pub done: bool,
     /// When the file was written (RFC 3339).

@@ -15,7 +15,9 @@ use super::{
 use crate::support::cli::{Running, program, replay_at, replayed_at};
 use crate::support::client::call;
 use crate::support::relay::Relay;
+use crate::support::resp::log;
 use crate::support::server::Server;
+use crate::support::{log_file, text};
 
 /// Makes a destination slow enough that there is time to break something.
 fn slow(target: &Target) -> Relay {
@@ -387,4 +389,41 @@ fn a_server_behind_a_proxy_that_was_restarted_between_two_runs_is_told() {
 #[test]
 fn a_master_that_was_restarted_between_two_runs_is_told() {
     a_restart_between_two_runs_is_told(&Target::cluster());
+}
+
+/// What an earlier part of a run could not write is not forgotten by the one that comes to the end.
+#[test]
+fn what_was_rejected_before_a_kill_counts_at_the_end() {
+    let target = Target::server("redis-7.0");
+    let counts = (0..20_000).map(|i| format!("INCR count:{}", i % 7));
+    let begin = ["SET text v", "LPUSH text x"].map(str::to_owned);
+    let lines: Vec<String> = begin.into_iter().chain(counts).collect();
+    let (_log_dir, file) = log_file(&log(&lines));
+    let (_dir, path) = place();
+    let (checkpoint, rejects) = (path("replay.checkpoint"), path("rejects.csv"));
+    let continues = ["--on-error", "continue", "--rate", "10000"];
+    let files = [
+        "--checkpoint",
+        &checkpoint,
+        "--rejects",
+        &rejects,
+        text(&file),
+    ];
+    let args = [&continues[..], &files].concat();
+    let mut running = Running::replay_at(target.port(), &args);
+    assert!(arrive(&mut running, &target.servers(), 8000));
+    running.terminate();
+    let run = running.end(Duration::from_secs(20));
+    assert_eq!(run.code, 143, "{}", run.stderr);
+    let run = replay_at(target.port(), &args);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(run.stderr.contains("by earlier runs"), "{}", run.stderr);
+    let csv = std::fs::read_to_string(&rejects).expect("the CSV");
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(
+        lines.len(),
+        2,
+        "a line of names and one of the command: {csv}"
+    );
+    assert!(lines[1].contains("WRONGTYPE"), "{csv}");
 }
