@@ -251,7 +251,14 @@ pub fn command_line() -> String {
         .collect();
     let mut line = words.join(" ");
     if masked {
-        line.push_str("\n*** stands for the password; REDISCLI_AUTH can carry it in its place");
+        let has_source = words.iter().any(|word| word == "-sip" || word == "migrate");
+        line.push_str(match has_source {
+            true => {
+                "\n*** stands for a password; REDIS_MIGRATION_SOURCE_AUTH can carry the source's in its place, REDISCLI_AUTH the \
+                 destination's"
+            }
+            false => "\n*** stands for the password; REDISCLI_AUTH can carry it in its place",
+        });
     }
     line
 }

@@ -340,3 +340,46 @@ fn what_a_killed_run_had_sent_comes_too_late_to_a_server() {
 fn what_a_killed_run_had_sent_comes_too_late_to_a_proxy() {
     what_comes_too_late_does_no_harm(&Target::proxy(&[]));
 }
+
+/// What a run writes down at the destination is of no use behind its end, also where the last part of it had nothing
+/// more to do.
+fn leaves_no_records(target: &Target) {
+    let source = source("redis-7.0", &[]);
+    fill(&source, 200);
+    let mut live = Live::new(source.port, target.port(), &[]).started();
+    live.catches_up();
+    for i in 0..100 {
+        call!(source.client(), "INCR", format!("count:{i}"));
+    }
+    live.acknowledges(&source);
+    let records = || {
+        let of = |server: &&Server| {
+            let found = call!(server.client(), "KEYS", "__redis-migration:*");
+            found.all_bytes().len()
+        };
+        target.servers().iter().map(of).sum::<usize>()
+    };
+    until(SOON, || records() > 0);
+    live.terminate();
+    assert!(records() > 0, "they are for the next run");
+    let words = ["--until", "caught-up"].map(str::to_owned);
+    live.words.extend(words);
+    live.start();
+    let (code, said) = live.ends(SOON);
+    assert_eq!((code, records()), (0, 0), "{said}");
+}
+
+#[test]
+fn an_end_with_nothing_left_to_do_leaves_no_records() {
+    leaves_no_records(&Target::server("redis-7.0"));
+}
+
+#[test]
+fn an_end_with_nothing_left_to_do_leaves_no_records_behind_a_proxy() {
+    leaves_no_records(&Target::proxy(&[]));
+}
+
+#[test]
+fn an_end_with_nothing_left_to_do_leaves_no_records_in_a_cluster() {
+    leaves_no_records(&Target::cluster());
+}

@@ -628,11 +628,7 @@ impl ServerSink<'_> {
     /// Removes the records of another run, which nobody will go on with, whichever it had.
     pub fn forget_run(&mut self, run: &str, representatives: &[Vec<u8>]) -> Result<()> {
         let own = std::mem::replace(&mut self.o.run, run.to_owned());
-        let lanes = match self.o.dialect {
-            Dialect::Cluster => 0..16_384,
-            Dialect::Redis | Dialect::Twemproxy => 0..1,
-        };
-        let commands = self.removals_of(lanes.collect(), representatives);
+        let commands = self.removals_of(self.all_lanes(), representatives);
         self.o.run = own;
         for (key, command) in commands {
             let args: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
@@ -645,11 +641,24 @@ impl ServerSink<'_> {
 
     /// The commands that remove the records of logs, each behind the key that leads to its server.
     fn removals(&mut self, representatives: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<Vec<u8>>)> {
-        if self.log_lanes.is_empty() {
-            return Vec::new();
+        let lanes: Vec<u64> = match self.o.resumed {
+            // Which of them an earlier part of the run had is not known.
+            true => self.all_lanes(),
+            false => self.log_lanes.keys().copied().collect(),
+        };
+        match lanes.is_empty() {
+            true => Vec::new(),
+            false => self.removals_of(lanes, representatives),
         }
-        let lanes = self.log_lanes.keys().copied().collect();
-        self.removals_of(lanes, representatives)
+    }
+
+    /// All lanes that a log may have: the slots of a cluster, or one.
+    fn all_lanes(&self) -> Vec<u64> {
+        let lanes = match self.o.dialect {
+            Dialect::Cluster => 0..16_384,
+            Dialect::Redis | Dialect::Twemproxy => 0..1,
+        };
+        lanes.collect()
     }
 
     fn removals_of(
