@@ -6,11 +6,25 @@ use std::time::{Duration, Instant};
 use super::{END, Live, SOON, ends_equal, fill, info, is_equal, names, replicates, source, until};
 use crate::replay::Target;
 use crate::support::cli::converted;
-use crate::support::client::{Reply, call};
+use crate::support::client::{Client, Reply, call};
 use crate::support::load::{Load, Mix};
 use crate::support::relay::Relay;
 use crate::support::server::Server;
 use crate::support::text;
+
+/// Cuts a link until more was done than the source's backlog holds, `meanwhile` among it, so that a new snapshot comes.
+fn gives_a_new_snapshot(source: &Server, link: &Relay, meanwhile: impl FnOnce(&mut Client)) {
+    link.refuse(true);
+    link.reset();
+    until(SOON, || {
+        info(source, "replication", "connected_slaves") == 0
+    });
+    let mut client = source.client();
+    meanwhile(&mut client);
+    call!(client, "SET", "large", "x".repeat(1 << 20));
+    link.refuse(false);
+    until(SOON, || info(source, "stats", "sync_full") >= 2);
+}
 
 #[test]
 fn a_link_that_is_cut_every_two_seconds() {
@@ -202,21 +216,15 @@ fn is_away_for_too_long(target: &Target) {
     let load = Load::mixed(&source, Mix::narrow());
     let mut live = Live::new(relay.port, target.port(), &[]).started();
     live.catches_up();
-    relay.refuse(true);
-    relay.reset();
-    until(SOON, || {
-        info(&source, "replication", "connected_slaves") == 0
+    gives_a_new_snapshot(&source, &relay, |client| {
+        for i in (0..2000).step_by(3) {
+            call!(client, "DEL", format!("filled:{i}"));
+        }
+        // A key of another type under the same name, which no command of the old type could change.
+        call!(client, "DEL", "filled:4");
+        call!(client, "RPUSH", "filled:4", "a", "b");
+        load.does(2000);
     });
-    let mut client = source.client();
-    for i in (0..2000).step_by(3) {
-        call!(client, "DEL", format!("filled:{i}"));
-    }
-    // A key of another type under the same name, which no command of the old type could change.
-    call!(client, "DEL", "filled:4");
-    call!(client, "RPUSH", "filled:4", "a", "b");
-    load.does(2000);
-    relay.refuse(false);
-    until(SOON, || info(&source, "stats", "sync_full") >= 2);
     load.does(1000);
     load.stop();
     live.acknowledges(&source);
@@ -264,17 +272,11 @@ fn a_backlog_that_was_too_short_when_much_was_removed_already() {
     });
     load.stop();
     live.acknowledges(&source);
-    relay.refuse(true);
-    relay.reset();
-    until(SOON, || {
-        info(&source, "replication", "connected_slaves") == 0
+    gives_a_new_snapshot(&source, &relay, |client| {
+        for i in (0..100).step_by(3) {
+            call!(client, "DEL", format!("early:{i}"), format!("filled:{i}"));
+        }
     });
-    for i in (0..100).step_by(3) {
-        call!(client, "DEL", format!("early:{i}"), format!("filled:{i}"));
-    }
-    call!(client, "SET", "large", "x".repeat(1 << 20));
-    relay.refuse(false);
-    until(SOON, || info(&source, "stats", "sync_full") >= 2);
     live.acknowledges(&source);
     ends_equal(&mut live, &source, &target);
     live.terminate();
@@ -316,19 +318,12 @@ fn a_new_snapshot_in_the_middle_of_one_where_others_have_keys() {
     let slow = ["--connections", "2", "--pipeline", "16"];
     let mut live = Live::new(from.port, to.port, &slow).started();
     live.until("a part of the snapshot", SOON, |_| target.keys() > 400);
-    from.refuse(true);
-    from.reset();
-    until(SOON, || {
-        info(&source, "replication", "connected_slaves") == 0
+    gives_a_new_snapshot(&source, &from, |client| {
+        for i in (0..4000).step_by(3) {
+            call!(client, "DEL", format!("filled:{i}"));
+        }
+        assert!(target.keys() < 4000);
     });
-    let mut client = source.client();
-    for i in (0..4000).step_by(3) {
-        call!(client, "DEL", format!("filled:{i}"));
-    }
-    call!(client, "SET", "large", "x".repeat(1 << 20));
-    assert!(target.keys() < 4000);
-    from.refuse(false);
-    until(SOON, || info(&source, "stats", "sync_full") >= 2);
     to.delay(0, 0);
     live.acknowledges(&source);
     live.catches_up();
@@ -353,17 +348,10 @@ fn a_key_of_others_behind_what_was_sent_survives_a_new_snapshot() {
     let last = last_key_of(&live.path("dump.rdb"));
     call!(theirs, "SET", &last, "theirs");
     live.until("a part of the snapshot", SOON, |_| target.keys() > 100);
-    from.refuse(true);
-    from.reset();
-    until(SOON, || {
-        info(&source, "replication", "connected_slaves") == 0
+    gives_a_new_snapshot(&source, &from, |client| {
+        call!(client, "DEL", &last);
+        assert!(target.keys() < 3000);
     });
-    let mut client = source.client();
-    call!(client, "DEL", &last);
-    call!(client, "SET", "large", "x".repeat(1 << 20));
-    assert!(target.keys() < 3000);
-    from.refuse(false);
-    until(SOON, || info(&source, "stats", "sync_full") >= 2);
     to.delay(0, 0);
     live.acknowledges(&source);
     live.catches_up();
@@ -451,19 +439,13 @@ fn libraries_that_are_gone_are_removed(target: &Target, others: bool) {
     call!(client, "FUNCTION", "DELETE", "restored");
     call!(client, "FUNCTION", "RESTORE", payload, "REPLACE");
     live.acknowledges(&source);
-    relay.refuse(true);
-    relay.reset();
-    until(SOON, || {
-        info(&source, "replication", "connected_slaves") == 0
+    gives_a_new_snapshot(&source, &relay, |client| {
+        for name in ["goes", "loaded", "restored"] {
+            call!(client, "FUNCTION", "DELETE", name);
+        }
+        let changed = library("changes", "new");
+        call!(client, "FUNCTION", "LOAD", "REPLACE", changed);
     });
-    for name in ["goes", "loaded", "restored"] {
-        call!(client, "FUNCTION", "DELETE", name);
-    }
-    let changed = library("changes", "new");
-    call!(client, "FUNCTION", "LOAD", "REPLACE", changed);
-    call!(client, "SET", "large", "x".repeat(1 << 20));
-    relay.refuse(false);
-    until(SOON, || info(&source, "stats", "sync_full") >= 2);
     live.acknowledges(&source);
     let names = |server: &Server| {
         let found = call!(server.client(), "FUNCTION", "LIST", "WITHCODE").array();
