@@ -10,10 +10,13 @@ use redis_migration::filter::{Filter, patterns};
 use redis_migration::pipeline::Checksum;
 use redis_migration::transform::Transform;
 
+use crate::check::CheckArgs;
+use crate::report::ReportArgs;
 use crate::values::{
     ByteRate, Bytes, DbPair, HostPort, KeyRate, Limit, LogTime, Millis, Moment, Password,
     PrefixPair, Sizes, Ttls,
 };
+use crate::verify::VerifyArgs;
 
 /// Moves Redis data that is in files or in live servers.
 ///
@@ -74,6 +77,13 @@ pub enum Command {
     /// The destination is named by --to, or as redis-cli names it; -h at the end of the line is help.
     #[command(after_help = "-h at the end of the line prints this, --help more.", after_long_help = MIGRATE_EXAMPLES)]
     Migrate(Box<MigrateArgs>),
+    /// Compare snapshots and append-only files with what a destination holds now
+    #[command(after_help = "-h at the end of the line prints this, --help more.")]
+    Verify(Box<VerifyArgs>),
+    /// Find out whether files are whole; where not, where they break, and what can be saved
+    Check(Box<CheckArgs>),
+    /// Tell what is in files: keys, types, sizes, prefixes, expiry
+    Report(Box<ReportArgs>),
     /// Print the completion script of a shell
     Completions {
         /// The shell

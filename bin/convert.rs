@@ -15,8 +15,8 @@ use crate::args::{ChecksumArg, ConvertArgs};
 use crate::job::{Ended, Inputs, Job, JobArgs, Output, lock};
 use crate::outcome::{self, Exit};
 use crate::rejects::Rejects;
-use crate::report::{Log, Summary};
 use crate::run::{self, Finish};
+use crate::summary::{Log, Summary};
 
 /// After a signal the run gets this long to end by itself: it may be waiting in a read or a write.
 const GRACE: Duration = Duration::from_secs(2);

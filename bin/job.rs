@@ -36,7 +36,7 @@ use redis_migration::{Error, ErrorKind, Result};
 use crate::args::{InputArgs, LogArgs};
 use crate::outcome::Exit;
 use crate::rejects::Rejects;
-use crate::report::{InputSummary, Log, Summary};
+use crate::summary::{InputSummary, Log, Summary};
 use crate::values::{Limit, LogTime};
 
 /// When a run is to end, it waits so long for the answers of what is on its way.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod check;
 mod classic;
 mod convert;
 mod job;
@@ -12,8 +13,10 @@ mod rejects;
 mod replay;
 mod report;
 mod run;
+mod summary;
 mod target;
 mod values;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -61,6 +64,9 @@ fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Migrate(args) => migrate::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "redis-migration", &mut script);
@@ -78,7 +84,7 @@ fn asked_for_help(words: &[OsString]) -> Option<&'static str> {
     };
     let asks =
         rest.last().is_some_and(|word| word == "-h") && !rest.iter().any(|word| word == "--");
-    ["replay", "migrate"]
+    ["replay", "migrate", "verify"]
         .into_iter()
         .find(|name| asks && subcommand == name)
 }

@@ -40,8 +40,8 @@ use crate::args::{MethodArg, MigrateArgs, PresentArg, ReplayArgs, UntilArg};
 use crate::job::{self, AtRest, Inputs, Wish};
 use crate::outcome::Exit;
 use crate::replay::{self, Attempt, Early, LiveRun, Run, Saved};
-use crate::report::{self, Log, Shown, Summary};
 use crate::run::{self, Finish};
+use crate::summary::{self, Log, Shown, Summary};
 use crate::target;
 
 /// After a signal a run that has caught up writes what it held back, and waits for the answers.
@@ -1058,7 +1058,7 @@ impl Watch<'_> {
             && self.metrics.elapsed() >= METRICS_EVERY
         {
             self.metrics = Instant::now();
-            if let Err(text) = report::replace(path, &stage.metrics(&now), Disk::Unsynced) {
+            if let Err(text) = summary::replace(path, &stage.metrics(&now), Disk::Unsynced) {
                 migration.log.warning(&text);
             }
         }
@@ -1153,7 +1153,7 @@ impl Stage {
 
     fn metrics(&self, now: &Received) -> String {
         let (number, behind, late) = self.figures(now);
-        report::metrics(&[
+        summary::metrics(&[
             (
                 "phase",
                 "Phase of the migration: 1 SYNC, 2 RDB, 3 AOF, 4 ONLINE.",

@@ -7,7 +7,7 @@ use redis_migration::Error;
 use redis_migration::error::show_key;
 use redis_migration::tally::Reject;
 
-use crate::report::Log;
+use crate::summary::Log;
 
 /// Keys that could not be written: into a CSV file, and the first few to stderr.
 pub struct Rejects {

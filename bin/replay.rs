@@ -26,8 +26,8 @@ use crate::args::{ModeArg, PresentArg, ReplayArgs};
 use crate::job::{Ended, Inputs, Job, JobArgs, Live, Output, Server, lock};
 use crate::outcome::{self, Exit};
 use crate::rejects::Rejects;
-use crate::report::{Log, Summary};
 use crate::run::{self, Finish};
+use crate::summary::{Log, Summary};
 use crate::target;
 
 /// How long a server has to answer who it is, when a run ends before its end.

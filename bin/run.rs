@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use crate::args::{FailureArgs, InputArgs, LogArgs, MannersArgs, SummaryArg};
 use crate::job::Inputs;
 use crate::outcome::{self, Exit};
-use crate::report::{Log, Shown, Summary};
+use crate::summary::{Log, Shown, Summary};
 use crate::target;
 
 /// Sees to what a run needs before it begins: where temporary files go, and its lock, which is held as long as what is

@@ -41,5 +41,6 @@ pub mod sink;
 pub mod tally;
 pub mod transform;
 pub mod value;
+pub mod walk;
 
 pub use error::{Error, ErrorKind, Result};

@@ -198,11 +198,7 @@ fn run(
     let format = scanner.format();
     let threads = options.threads.clamp(1, MOST_THREADS);
     let budget = Budget::for_threads(threads);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|i| format!("worker-{i}"))
-        .build()
-        .map_err(|e| Error::io("threads cannot be started", std::io::Error::other(e)))?;
+    let pool = pool(threads)?;
     let buffers = Buffers {
         free: Mutex::default(),
         block_bytes: budget.block_bytes,
@@ -302,6 +298,15 @@ fn run(
         return Err(Error::plain(ErrorKind::Changed));
     }
     Ok(())
+}
+
+/// The workers' threads.
+pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("worker-{i}"))
+        .build()
+        .map_err(|e| Error::io("threads cannot be started", std::io::Error::other(e)))
 }
 
 fn work(

@@ -1,8 +1,10 @@
 //! A snapshot from magic to checksum. `format.md` beside this file is FORMAT, cited by section.
 
 pub mod expiry;
+pub mod keys;
 pub mod opcode;
 pub mod scan;
+pub mod write;
 
 use crate::cursor::{At, Cursor};
 use crate::encoding::length::{count, length};

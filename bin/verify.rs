@@ -1,0 +1,18 @@
+//! `verify`.
+
+use clap::Args;
+
+use crate::args::{InputArgs, MannersArgs};
+use crate::outcome::Exit;
+
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    pub input: InputArgs,
+    #[command(flatten)]
+    pub manners: MannersArgs,
+}
+
+pub fn run(_args: &VerifyArgs) -> Exit {
+    Exit::Usage
+}
