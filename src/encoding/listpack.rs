@@ -1,4 +1,4 @@
-//! Walks a listpack (FORMAT §4.6).
+//! Walks a listpack, and packs one (FORMAT §4.6).
 
 use super::Element;
 use crate::cursor::Cursor;
@@ -223,6 +223,148 @@ impl<'a> Listpack<'a> {
     }
 }
 
+/// A listpack that is being packed. It may be used again after [`clear`](Self::clear).
+#[derive(Debug, Clone)]
+pub struct Packer {
+    blob: Vec<u8>,
+    count: u64,
+    /// Which form of the back length is written at the boundary sizes: the shorter one is for servers from 8.8 on.
+    short_boundary: bool,
+}
+
+/// Total size and number of entries.
+const HEADER: usize = 6;
+
+impl Packer {
+    /// An empty one. `short_boundary`: as Redis 8.8 and later write (FORMAT §4.6, boundary quirk).
+    pub fn new(short_boundary: bool) -> Packer {
+        Packer {
+            blob: vec![0; HEADER],
+            count: 0,
+            short_boundary,
+        }
+    }
+
+    /// Takes everything out.
+    pub fn clear(&mut self) {
+        self.blob.truncate(HEADER);
+        self.count = 0;
+    }
+
+    /// Bytes of the entries so far.
+    pub fn len(&self) -> usize {
+        self.blob.len() - HEADER
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Appends text, as an integer where it is the canonical form of one, as servers do.
+    pub fn push(&mut self, text: &[u8]) {
+        if let Some(n) = canonical_int(text) {
+            return self.push_int(n);
+        }
+        let start = self.blob.len();
+        match text.len() {
+            n @ 0..=0x3f => self.blob.push(0x80 | n as u8),
+            n @ 0x40..=0xfff => self
+                .blob
+                .extend_from_slice(&[0xe0 | (n >> 8) as u8, n as u8]),
+            n => {
+                self.blob.push(0xf0);
+                self.blob.extend_from_slice(&(n as u32).to_le_bytes());
+            }
+        }
+        self.blob.extend_from_slice(text);
+        self.close(start);
+    }
+
+    /// Appends an integer in its shortest form.
+    pub fn push_int(&mut self, n: i64) {
+        let start = self.blob.len();
+        let le = n.to_le_bytes();
+        match n {
+            0..=127 => self.blob.push(n as u8),
+            -4096..=4095 => {
+                let u = (n & 0x1fff) as u16;
+                self.blob
+                    .extend_from_slice(&[0xc0 | (u >> 8) as u8, u as u8]);
+            }
+            -0x8000..=0x7fff => self.wide_int(0xf1, &le[..2]),
+            -0x80_0000..=0x7f_ffff => self.wide_int(0xf2, &le[..3]),
+            -0x8000_0000..=0x7fff_ffff => self.wide_int(0xf3, &le[..4]),
+            _ => self.wide_int(0xf4, &le),
+        }
+        self.close(start);
+    }
+
+    fn wide_int(&mut self, encoding: u8, le: &[u8]) {
+        self.blob.push(encoding);
+        self.blob.extend_from_slice(le);
+    }
+
+    /// Appends the entries of another.
+    pub fn append(&mut self, other: &Packer) {
+        self.blob.extend_from_slice(&other.blob[HEADER..]);
+        self.count += other.count;
+    }
+
+    /// The blob, with header and end mark. More may be appended afterwards.
+    pub fn finish(&mut self) -> Blob<'_> {
+        let total = (self.blob.len() + 1) as u32;
+        let count = u16::try_from(self.count).unwrap_or(u16::MAX);
+        self.blob[..4].copy_from_slice(&total.to_le_bytes());
+        self.blob[4..HEADER].copy_from_slice(&count.to_le_bytes());
+        self.blob.push(0xff);
+        Blob(&mut self.blob)
+    }
+
+    /// Writes the back length of the entry that begins at `start`.
+    fn close(&mut self, start: usize) {
+        let size = self.blob.len() - start;
+        let bits = (usize::BITS - size.leading_zeros()) as usize;
+        let at_boundary = matches!(size, 16_383 | 2_097_151 | 268_435_455);
+        let width = bits.div_ceil(7).max(1) + usize::from(at_boundary && !self.short_boundary);
+        for i in (0..width).rev() {
+            let group = ((size as u64) >> (7 * i)) as u8 & 0x7f;
+            self.blob
+                .push(if i == width - 1 { group } else { group | 0x80 });
+        }
+        self.count += 1;
+    }
+}
+
+/// A packed listpack; the packer can be filled further when it is gone.
+#[derive(Debug)]
+pub struct Blob<'a>(&'a mut Vec<u8>);
+
+impl std::ops::Deref for Blob<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0
+    }
+}
+
+impl Drop for Blob<'_> {
+    fn drop(&mut self) {
+        self.0.pop();
+    }
+}
+
+/// The integer whose canonical decimal text this is: such text and the integer are the same to every client.
+pub fn canonical_int(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let negative = digits.len() < text.len();
+    match digits {
+        [b'0'] if !negative => Some(0),
+        [b'1'..=b'9', ..] if digits.len() <= 19 => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +418,68 @@ mod tests {
             ]
         );
         assert_eq!(all(&pack(u16::MAX, &entries)).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn what_is_packed_is_walked() {
+        let ints = [
+            0, 127, 128, -1, 4095, 4096, -4096, -4097, 32767, -32768, 32768,
+        ];
+        let wide = [
+            8_388_607,
+            -8_388_608,
+            8_388_608,
+            i64::from(i32::MIN),
+            1 << 31,
+            i64::MAX,
+            i64::MIN,
+        ];
+        let mut texts: Vec<Vec<u8>> = ints
+            .iter()
+            .chain(&wide)
+            .map(|n| n.to_string().into_bytes())
+            .collect();
+        for len in [0, 1, 63, 64, 4095, 4096, 16_378, 16_379, 70_000] {
+            texts.push(vec![b'x'; len]);
+        }
+        // Not canonical, so they stay text.
+        for text in ["-0", "00", "+1", "01", "9223372036854775808", "-", "1 "] {
+            texts.push(text.into());
+        }
+        for short in [false, true] {
+            let mut packer = Packer::new(short);
+            for _ in 0..2 {
+                packer.clear();
+                texts.iter().for_each(|text| packer.push(text));
+                let bytes = packer.finish().to_vec();
+                let mut lp = Listpack::parse(Cursor::new(&bytes, 0)).unwrap();
+                assert_eq!(lp.announced(), Some(texts.len() as u64));
+                let mut buffer = itoa::Buffer::new();
+                for (i, text) in texts.iter().enumerate() {
+                    let element = lp.next().unwrap().unwrap();
+                    assert_eq!(
+                        matches!(element, Element::Int(_)),
+                        i < ints.len() + wide.len()
+                    );
+                    assert_eq!(element.as_bytes(&mut buffer), text);
+                }
+                assert_eq!(lp.next().unwrap(), None);
+                assert_eq!(
+                    lp.boundary,
+                    Boundary {
+                        long: !short,
+                        short
+                    }
+                );
+            }
+        }
+        // As a server packed it (FORMAT §4.7, the triples of its example).
+        let mut packer = Packer::new(false);
+        for text in ["f2", "v2", "1900000000000", "f1", "v1", "0"] {
+            packer.push(text.as_bytes());
+        }
+        let server = b"\x23\0\0\0\x06\0\x82f2\x03\x82v2\x03\xf4\0\x38\xd3\x60\xba\x01\0\0\x09\x82f1\x03\x82v1\x03\0\x01\xff";
+        assert_eq!(*packer.finish(), server[..]);
     }
 
     #[test]

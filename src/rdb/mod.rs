@@ -4,6 +4,7 @@ pub mod expiry;
 pub mod keys;
 pub mod opcode;
 pub mod scan;
+pub mod values;
 pub mod write;
 
 use crate::cursor::{At, Cursor};

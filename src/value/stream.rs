@@ -340,7 +340,7 @@ impl<'a> Tail<'a> {
     }
 }
 
-fn has_active_times(ty: TypeByte) -> bool {
+pub(crate) fn has_active_times(ty: TypeByte) -> bool {
     matches!(
         ty,
         TypeByte::StreamListpacks3 | TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5
