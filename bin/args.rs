@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use redis_migration::command::encode::{Mode, OnError, OnExist, Settings};
+use redis_migration::command::encode::{Form, Mode, OnError, OnExist, Settings};
 use redis_migration::command::rewrite::LogRules;
 use redis_migration::command::target::{Dialect, Target, Version};
 use redis_migration::filter::{Filter, patterns};
@@ -472,6 +472,13 @@ pub struct FailureArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Form of the commands")]
 pub struct FormArgs {
+    /// What is written
+    ///
+    /// resp: commands of RESP, for redis-cli --pipe and for replay. jsonl: a line of JSON for each key, each function and
+    /// each command of a log, for jq and for programs that know nothing of Redis; every subcommand reads such lines
+    /// again, without loss. Of what is asked for here, nothing else has a meaning for them.
+    #[arg(long, value_enum, default_value = "resp")]
+    pub format: FormatArg,
     /// The form of values
     ///
     /// commands: SET, RPUSH, HSET …, and RESTORE only for values that have no commands, such as those of modules.
@@ -807,6 +814,7 @@ macro_rules! choice {
 
 choice!(ChecksumArg { First => Checksum::First, Along => Checksum::Along, Off => Checksum::Off } -> Checksum);
 choice!(OnErrorArg { Stop => OnError::Stop, Continue => OnError::Continue } -> OnError);
+choice!(FormatArg { Resp => Form::Commands, Jsonl => Form::JsonLines } -> Form);
 choice!(ModeArg { Commands => Mode::Commands, Restore => Mode::Restore, Auto => Mode::Auto } -> Mode);
 choice!(DialectArg {
     Redis => Dialect::Redis, Cluster => Dialect::Cluster, Twemproxy => Dialect::Twemproxy
@@ -857,6 +865,23 @@ impl ConvertArgs {
     /// The library's settings. Errors are usage errors.
     pub fn settings(&self, now_ms: i64) -> Result<Settings, String> {
         let form = &self.form;
+        if form.format == FormatArg::Jsonl {
+            let batches = &self.batches;
+            for (given, flag) in [
+                (form.mode != ModeArg::Commands, "--mode"),
+                (form.dialect != DialectArg::Redis, "--dialect"),
+                (form.target_version.is_some(), "--target-version"),
+                (form.on_exist != OnExistArg::Replace, "--on-exist"),
+                (batches.batch_elements.is_some(), "--batch-elements"),
+                (batches.batch_bytes.is_some(), "--batch-bytes"),
+            ] {
+                if given {
+                    return Err(format!(
+                        "{flag} is about commands, and --format jsonl writes none: give it to whatever loads the lines"
+                    ));
+                }
+            }
+        }
         if form.on_exist == OnExistArg::Fail && form.mode != ModeArg::Restore {
             return Err(
                 "--on-exist fail needs --mode restore: plain commands cannot refuse a key"
@@ -869,6 +894,7 @@ impl ConvertArgs {
             key_bytes: None,
         };
         Ok(Settings {
+            form: form.format.into(),
             mode: form.mode.into(),
             on_exist: form.on_exist.into(),
             ..settings(

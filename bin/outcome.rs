@@ -123,6 +123,9 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "name the directory that holds the manifest, usually appendonlydir"
         }
         ErrorKind::SeveralManifests { .. } => "name the manifest instead of the directory",
+        ErrorKind::BadLine { .. } => {
+            "correct the line, or make the file again; nothing of it was used"
+        }
         ErrorKind::NoTimes => "give a byte offset instead",
         ErrorKind::BaseTooNew => "an older backup is needed",
         ErrorKind::BadManifest { .. } | ErrorKind::BadPart { .. } => {

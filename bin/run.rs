@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
-use redis_migration::command::encode::{OnError, Settings};
+use redis_migration::command::encode::{Form, OnError, Settings};
 use redis_migration::pipeline::Progress;
 use redis_migration::{Error, ErrorKind};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
@@ -180,7 +180,8 @@ pub fn hold(settings: &mut Settings, inputs: &Inputs, logs: &LogArgs) -> Result<
     }
     // What follows takes for granted that every key is there.
     filter.keep_expired = true;
-    if logs.hold.0 > 0 {
+    // Lines are not replayed as they are read: whoever loads them holds expiries back.
+    if logs.hold.0 > 0 && settings.form == Form::Commands {
         settings.transform.hold_until_ms = Some(filter.now_ms.saturating_add(logs.hold.0));
     }
     Ok(())

@@ -278,6 +278,14 @@ pub enum ErrorKind {
         /// Its name.
         name: String,
     },
+    /// A line of JSON lines that is none.
+    #[error("line {line}: {what}")]
+    BadLine {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it, and in which field.
+        what: String,
+    },
     /// A log without times that was to be read up to a time.
     #[error(
         "the log has no #TS lines (aof-timestamp-enabled was off), so where it reached that time cannot be told"

@@ -31,6 +31,7 @@ pub mod error;
 pub mod file;
 pub mod filter;
 pub mod input;
+pub mod jsonl;
 pub mod pipeline;
 pub mod rdb;
 pub mod replay;

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use bytes::Bytes;
 
-use crate::command::encode::{OnError, Settings, Worker};
+use crate::command::encode::{Form, Mode, OnError, Settings, Worker};
 use crate::command::rewrite::too_long_for_proxy;
 use crate::cursor::{At, Cursor};
 use crate::encoding::string::Scratch;
@@ -193,7 +193,8 @@ fn run(
     } else {
         Along::Check
     };
-    let cut_keys = settings.mode == crate::command::encode::Mode::Commands;
+    // The lines of a key are numbered, so one worker writes them all.
+    let cut_keys = settings.mode == Mode::Commands && settings.form == Form::Commands;
     let mut scanner = Scanner::new(data, along, cut_keys, lenient)?;
     let format = scanner.format();
     let threads = options.threads.clamp(1, MOST_THREADS);

@@ -145,10 +145,12 @@ pub fn open_part(
     match source.kind {
         // What is neither is broken, and whoever reads it says where.
         Kind::Snapshot | Kind::Log | Kind::Empty | Kind::Unknown => Ok(source),
-        Kind::Manifest | Kind::Directory => Err(Error::plain(ErrorKind::BadPart {
-            name: source.name,
-            why: "which holds neither a snapshot nor commands".to_owned(),
-        })),
+        Kind::JsonLines | Kind::Manifest | Kind::Directory => {
+            Err(Error::plain(ErrorKind::BadPart {
+                name: source.name,
+                why: "which holds neither a snapshot nor commands".to_owned(),
+            }))
+        }
     }
 }
 

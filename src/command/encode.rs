@@ -2,7 +2,7 @@
 
 use super::rewrite::{LogRules, too_long_for_proxy};
 use super::target::{Dialect, Feature, Target};
-use super::{restore, stream};
+use super::{jsonl, restore, stream};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
 use crate::encoding::listpack::Boundary;
@@ -29,6 +29,16 @@ pub enum Mode {
     Restore,
     /// Strings by SET, everything else by RESTORE where payload and version allow.
     Auto,
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// RESP commands, for servers.
+    #[default]
+    Commands,
+    /// JSON lines, for anybody.
+    JsonLines,
 }
 
 /// What becomes of keys that the destination holds already.
@@ -65,6 +75,8 @@ pub struct Settings {
     pub filter: Filter,
     /// What changes.
     pub transform: Transform,
+    /// What is written. For JSON lines all that follows here, but for `on_error` and `no_functions`, means nothing.
+    pub form: Form,
     /// What the destination understands.
     pub target: Target,
     /// The form of values.
@@ -131,6 +143,8 @@ impl Outcome {
 
 /// A key on its way out.
 pub(super) struct One<'a, 'k> {
+    /// Its database at the destination.
+    pub db: u64,
     /// Its name at the destination.
     pub key: &'k [u8],
     pub expire_at_ms: Option<i64>,
@@ -226,7 +240,9 @@ impl<'s, 'a> Worker<'s, 'a> {
             settings.on_exist
         };
         let result = match task.span {
-            Span::Records { from, to } => self.records(task, from, to, out),
+            Span::Records { from, to } => self
+                .head(from, out)
+                .and_then(|()| self.records(task, from, to, out)),
             Span::Part {
                 record,
                 value_end,
@@ -250,6 +266,19 @@ impl<'s, 'a> Worker<'s, 'a> {
         result
     }
 
+    fn is_json(&self) -> bool {
+        self.e.settings.form == Form::JsonLines
+    }
+
+    /// Before the first record, what stands before all lines.
+    fn head(&self, from: usize, out: &mut Out<'_>) -> Result<()> {
+        let mut start = self.file;
+        if !self.is_json() || Format::parse(&mut start, true)?.magic().len() != from {
+            return Ok(());
+        }
+        jsonl::head(Reader::new(self.file, self.format, from), self.format, out)
+    }
+
     fn records(&mut self, task: &Task, from: usize, to: usize, out: &mut Out<'_>) -> Result<()> {
         let mut reader = Reader::new(self.file, self.format, from);
         let mut db = task.db;
@@ -260,11 +289,18 @@ impl<'s, 'a> Worker<'s, 'a> {
                     break;
                 }
             }
+            let record = reader.c.pos();
+            let alone = !reader.has_pending();
             match reader.next()? {
                 Record::Key(key) => self.key(&mut reader, key, task, db, Part::WHOLE, None, out)?,
                 Record::Select(n) => db = n,
                 Record::Function(function) => self.function(function, out)?,
                 Record::Aux { name, value } => self.aux(name, value, out)?,
+                // Between a key and its attributes no server writes one.
+                Record::ModuleAux(module) if self.is_json() && alone => {
+                    let bytes = reader.c.slice(record, reader.c.pos());
+                    jsonl::module_aux(&module, bytes, out)?;
+                }
                 Record::ModuleAux(_) => self.tally.limit(Limit::ModuleAux, 1),
                 Record::Template { .. } | Record::Hint => {}
                 Record::Eof => break,
@@ -282,6 +318,9 @@ impl<'s, 'a> Worker<'s, 'a> {
         out: &mut Out<'_>,
     ) -> Result<()> {
         let (data, settings) = (self.file.data(), self.e.settings);
+        if self.is_json() {
+            return self.plain_lines(reader, db, to, out);
+        }
         if self.e.on_exist == OnExist::AskFirst {
             return Ok(());
         }
@@ -302,6 +341,35 @@ impl<'s, 'a> Worker<'s, 'a> {
             } else {
                 out.set(string.key, string.value)?;
             }
+            keys += 1;
+            last = pos;
+            pos = string.end;
+        }
+        if keys > 0 {
+            reader.pass(pos, last + 1);
+            self.tally.read += keys;
+            self.tally.written += keys;
+        }
+        Ok(())
+    }
+
+    /// As [`plain_strings`](Self::plain_strings), a line each.
+    fn plain_lines(
+        &mut self,
+        reader: &mut Reader<'a>,
+        db: u64,
+        to: usize,
+        out: &mut Out<'_>,
+    ) -> Result<()> {
+        let data = self.file.data();
+        let mut shown = Vec::new();
+        crate::jsonl::text::uint(&mut shown, self.e.settings.transform.db(db));
+        let mut pos = reader.c.pos();
+        let (mut keys, mut last) = (0, pos);
+        while pos < to
+            && let Some(string) = plain_string(data, pos)
+        {
+            jsonl::plain_string(&shown, string.key, string.value, out)?;
             keys += 1;
             last = pos;
             pos = string.end;
@@ -367,7 +435,8 @@ impl<'s, 'a> Worker<'s, 'a> {
         db: u64,
         out: &mut Out<'_>,
     ) -> Result<()> {
-        if settings.target.dialect.single_db() {
+        // Each line names its database.
+        if settings.target.dialect.single_db() || settings.form == Form::JsonLines {
             return Ok(());
         }
         let db = settings.transform.db(db);
@@ -459,6 +528,7 @@ impl<'s, 'a> Worker<'s, 'a> {
         out.handed_on = false;
         let mark = out.mark();
         let one = One {
+            db: settings.transform.db(db),
             key: new_key,
             expire_at_ms: settings.transform.expiry(record.attributes.expire_at_ms),
             record,
@@ -482,15 +552,19 @@ impl<'s, 'a> Worker<'s, 'a> {
                 },
                 error,
             }),
-            None => self
-                .e
-                .one(&one, &mut reader.c, &skip_value, out, &mut self.tally),
+            None => {
+                let (c, tally) = (&mut reader.c, &mut self.tally);
+                match settings.form {
+                    Form::Commands => self.e.one(&one, c, &skip_value, out, tally),
+                    Form::JsonLines => self.e.lines(&one, c, &skip_value, out, tally),
+                }
+            }
         };
         let result = result.map_err(|e| e.in_key(|| name(type_name(record.ty, value))));
         match result {
             Ok(Outcome::Written) => {
                 self.tally.written += u64::from(part.last);
-                if part.first {
+                if part.first && settings.form == Form::Commands {
                     self.count_attributes(&record);
                 }
             }
@@ -528,7 +602,12 @@ impl<'s, 'a> Worker<'s, 'a> {
                     out.drop_unfinished();
                 }
                 if settings.on_error == OnError::Continue && (out.handed_on || !part.first) {
-                    out.command(&[b"DEL", new_key])?;
+                    match settings.form {
+                        Form::Commands => out.command(&[b"DEL", new_key])?,
+                        Form::JsonLines => {
+                            jsonl::dropped(settings.transform.db(db), new_key, out)?;
+                        }
+                    }
                 }
                 let key = key[..key.len().min(Reject::KEY_BYTES)].to_vec();
                 self.reject_broken(error, &record, db, &key, part)?;
@@ -598,6 +677,10 @@ impl<'s, 'a> Worker<'s, 'a> {
                 &converted
             }
         };
+        if settings.form == Form::JsonLines {
+            self.tally.libraries += 1;
+            return jsonl::single("function", code, out);
+        }
         let refused = if settings.target.dialect == Dialect::Twemproxy {
             Some(
                 "twemproxy forwards no FUNCTION LOAD: load it into each server directly".to_owned(),
@@ -634,7 +717,7 @@ impl<'s, 'a> Worker<'s, 'a> {
 
     /// Up to 6.2 snapshots carry the scripts that replicas may be asked for by EVALSHA.
     fn aux(&mut self, name: Str<'_>, value: Str<'_>, out: &mut Out<'_>) -> Result<()> {
-        if !matches!(name, Str::Raw(b"lua")) || self.e.settings.no_functions {
+        if !jsonl::is_script(name) || self.e.settings.no_functions {
             return Ok(());
         }
         if self.e.settings.target.dialect == Dialect::Twemproxy {
@@ -644,7 +727,11 @@ impl<'s, 'a> Worker<'s, 'a> {
         let mut digits = itoa::Buffer::new();
         let body = value.load(&mut self.e.room.one)?;
         self.tally.libraries += 1;
-        out.command(&[b"SCRIPT", b"LOAD", body.as_bytes(&mut digits)])
+        let body = body.as_bytes(&mut digits);
+        match self.e.settings.form {
+            Form::Commands => out.command(&[b"SCRIPT", b"LOAD", body]),
+            Form::JsonLines => jsonl::single("script", body, out),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod encode;
 pub mod held;
+mod jsonl;
 pub mod keys;
 pub mod restore;
 pub mod rewrite;

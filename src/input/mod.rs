@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::jsonl;
 pub use mmap::Mapped;
 
 /// A file that was opened and looked at, and not read yet.
@@ -41,6 +42,8 @@ pub enum Kind {
     Snapshot,
     /// Commands: an append-only file, or a command file.
     Log,
+    /// Keys or commands as JSON lines. Whoever opens such a file gets what it stands for, a snapshot or a log.
+    JsonLines,
     /// The manifest of an append-only file in parts.
     Manifest,
     /// A directory.
@@ -101,6 +104,7 @@ impl Kind {
             [b'#' | b'f' | b'F', ..] if first.is_some_and(is_manifest_line) => Kind::Manifest,
             [b'#', ..] => Kind::Log,
             [b'R', b'E', ..] | [b'V', b'A', ..] | [b'V', b'K', ..] => Kind::Snapshot,
+            [b'{', ..] | [0xef, 0xbb, 0xbf, b'{', ..] => Kind::JsonLines,
             _ => Kind::Unknown,
         }
     }
@@ -152,9 +156,9 @@ impl Source {
             .transpose()
             .map_err(io("cannot be read"))?;
         // A log is never mapped, so it need not be copied to be safe.
+        let is_mapped = |head: &[u8]| matches!(Kind::of(head), Kind::Snapshot | Kind::JsonLines);
         let in_place = meta.is_file()
-            && (!options.no_mmap
-                || Kind::of(&head_of(&file).map_err(io("cannot be read"))?) != Kind::Snapshot);
+            && (!options.no_mmap || !is_mapped(&head_of(&file).map_err(io("cannot be read"))?));
         let (file, file_bytes) = if in_place {
             (file, meta.len())
         } else {
@@ -179,9 +183,15 @@ impl Source {
         } else {
             None
         };
-        let untouched = in_place && unpacked.is_none();
-        let file = unpacked.unwrap_or(file);
-        let head = head_of(&file).map_err(io("cannot be read"))?;
+        let mut untouched = in_place && unpacked.is_none();
+        let mut file = unpacked.unwrap_or(file);
+        let mut head = head_of(&file).map_err(io("cannot be read"))?;
+        if Kind::of(&head) == Kind::JsonLines {
+            let lines = Mapped::map(&file).map_err(io("cannot be mapped"))?;
+            file = jsonl::read::load(lines.bytes(), stop)?.into_file();
+            untouched = false;
+            head = head_of(&file).map_err(io("cannot be read"))?;
+        }
         Ok(Source {
             name,
             path,
@@ -314,6 +324,16 @@ fn broken(what: &'static str) -> impl Fn(io::Error) -> Error {
     }
 }
 
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Write::write(&mut self.file, bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An unlinked temporary file that is filled and then mapped.
 #[derive(Debug)]
 pub struct Spool {
@@ -337,6 +357,11 @@ impl Spool {
         self.file
             .write_all(bytes)
             .map_err(|e| Error::io("temporary file cannot be written (see --tmp-dir)", e))
+    }
+
+    /// What was written, to be read again.
+    pub fn into_file(self) -> File {
+        self.file
     }
 
     fn copy(

@@ -38,6 +38,23 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
+    /// Without a magic: a piece that is put into a snapshot when it is known what stands before it.
+    pub fn piece(out: W) -> Writer<W> {
+        Writer {
+            out,
+            buffer: Vec::new(),
+            crc: Crc64::new(),
+            version: 0,
+            db: None,
+        }
+    }
+
+    /// Gives a piece back.
+    pub fn into_piece(mut self) -> io::Result<W> {
+        self.flush()?;
+        Ok(self.out)
+    }
+
     /// Bytes as they stand.
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.len() >= BUFFER {

@@ -404,6 +404,11 @@ impl<'a> Out<'a> {
         self.whole = self.pos;
     }
 
+    /// Whether the present block has its size.
+    pub fn is_full(&self) -> bool {
+        self.pos >= self.block_bytes
+    }
+
     /// Hands the present block on.
     pub fn flush(&mut self) -> Result<()> {
         if self.pos == 0 {

@@ -259,6 +259,10 @@ pub struct Consumers<'a> {
 pub struct Consumer<'a> {
     /// Its name.
     pub name: Str<'a>,
+    /// When it was last heard of, in Unix milliseconds.
+    pub seen_time_ms: i64,
+    /// When it last got something, in Unix milliseconds; -1 for never. Unknown before type 21.
+    pub active_time_ms: Option<i64>,
     /// Ids it owns.
     pub ids: Ids<'a>,
 }
@@ -486,10 +490,10 @@ impl<'a> Group<'a> {
 
 impl<'a> Consumer<'a> {
     fn parse(c: &mut Cursor<'a>, active_time: bool) -> Result<Consumer<'a>> {
-        let name = string(c)?;
-        c.skip(if active_time { 16 } else { 8 })?; // seen and active time: no command sets them
         Ok(Consumer {
-            name,
+            name: string(c)?,
+            seen_time_ms: c.i64_le()?,
+            active_time_ms: active_time.then(|| c.i64_le()).transpose()?,
             ids: Ids::parse(c)?,
         })
     }
@@ -600,6 +604,8 @@ pub struct Idmp<'a> {
     pub max_size: u64,
     /// Number of records.
     pub records: u64,
+    /// How many records were ever added.
+    pub added: u64,
     /// How often a duplicate was turned away since the stream began; no command sets it.
     pub duplicates: u64,
 }
@@ -614,6 +620,7 @@ impl<'a> Idmp<'a> {
             duration_secs,
             max_size,
             records: 0,
+            added: 0,
             duplicates: 0,
         };
         for _ in 0..producers {
@@ -625,7 +632,7 @@ impl<'a> Idmp<'a> {
             }
             idmp.records += n;
         }
-        length(c)?; // records ever added
+        idmp.added = length(c)?;
         idmp.duplicates = length(c)?;
         Ok(idmp)
     }
