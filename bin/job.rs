@@ -20,7 +20,7 @@ use redis_migration::aof::manifest::Manifest;
 use redis_migration::aof::read::{Reader, Tail, TailKind, Until};
 use redis_migration::aof::set::{Piece, Role, Set, end_of_snapshot, is_gone, resume};
 use redis_migration::aof::watch::Watch;
-use redis_migration::command::encode::Settings;
+use redis_migration::command::encode::{Form, Settings};
 use redis_migration::command::rewrite::Keep;
 use redis_migration::input::{Kind, OpenOptions, Source, directory_of, name_of};
 use redis_migration::pipeline::{Options, Progress, Stream};
@@ -518,6 +518,7 @@ impl<'a> Job<'a> {
                 bytes_out: self.progress.bytes_out.load(Ordering::Relaxed),
                 seconds: 0.0,
                 output,
+                lines: self.settings.form == Form::JsonLines,
                 torn: self.torn,
                 sent: None,
                 live: None,

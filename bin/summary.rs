@@ -169,6 +169,8 @@ pub struct Summary {
     pub bytes_out: u64,
     pub seconds: f64,
     pub output: String,
+    /// Whether lines of JSON were written, and no commands.
+    pub lines: bool,
     /// Whether a log ended within a command, which was left out.
     pub torn: bool,
     /// What a destination answered, and whether it acknowledged all of it.
@@ -196,6 +198,7 @@ impl Summary {
             bytes_out: 0,
             seconds: 0.0,
             output,
+            lines: false,
             torn: false,
             sent: None,
             live: None,
@@ -381,8 +384,9 @@ impl Summary {
             0 if logs => ("commands", total.log.read),
             keys => ("keys", keys),
         };
+        let written = if self.lines { "lines" } else { "commands" };
         log.info(&format!(
-            "{} commands, {} to {} in {:.2} s ({} in/s, {} {what}/s)",
+            "{} {written}, {} to {} in {:.2} s ({} in/s, {} {what}/s)",
             n(total.commands),
             HumanBytes(self.bytes_out),
             self.output,

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use super::read::{Event, Reader, Tail, inside};
-use crate::command::encode::{OnError, Settings};
+use crate::command::encode::{Form, OnError, Settings};
 use crate::command::rewrite::{Keep, Rewriter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
@@ -16,6 +16,7 @@ use crate::rdb::type_name;
 use crate::resp::parse::{Command, Record};
 use crate::resp::write::{Block, Blocks, Out};
 use crate::sink::Sink;
+use crate::sink::jsonl::JsonLines;
 use crate::tally::{Reject, Tally};
 
 /// Takes what could not be written.
@@ -154,8 +155,31 @@ impl<'s> Conversion<'s> {
         reject: &mut Rejected<'_>,
         progress: &Progress,
     ) -> (Tally, Rest) {
+        if self.settings.form == Form::Commands {
+            return self.commands(reader, sink, reject, progress, true);
+        }
+        // Each time begins with the database that it is in.
+        self.stream.db = None;
+        let mut lines = JsonLines::new(sink, progress);
+        let (mut tally, rest) = self.commands(reader, &mut lines, reject, progress, false);
+        tally.commands = lines.count;
+        match lines.flush() {
+            Ok(()) => (tally, rest),
+            Err(error) => (tally, Rest::Failed(error)),
+        }
+    }
+
+    /// `counts`: whether the bytes of the commands are those that are written.
+    fn commands(
+        &mut self,
+        reader: &mut Reader,
+        sink: &mut dyn Sink,
+        reject: &mut Rejected<'_>,
+        progress: &Progress,
+        counts: bool,
+    ) -> (Tally, Rest) {
         std::thread::scope(|scope| {
-            let mut blocks = Beside::new(scope, sink, progress);
+            let mut blocks = Beside::new(scope, sink, progress, counts);
             let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
             let rest = self
                 .units(reader, &mut out, reject, progress)
@@ -180,6 +204,8 @@ impl<'s> Conversion<'s> {
         let lenient = reader.lenient();
         let goes_on = self.settings.on_error == OnError::Continue;
         let places = self.settings.log.places;
+        // Whoever reads the lines up to a time needs to know it.
+        let is_json = self.settings.form == Form::JsonLines;
         self.rewriter.roll();
         self.taken = reader.offset();
         loop {
@@ -230,6 +256,9 @@ impl<'s> Conversion<'s> {
                 Event::Time(time_ms) => {
                     rewriter.time_ms = Some(time_ms);
                     rewriter.roll();
+                    if is_json {
+                        out.annotation(time_ms / 1000);
+                    }
                 }
                 Event::Stray => {
                     rewriter.tally.log.read += 1;
@@ -300,7 +329,7 @@ impl<'s> Conversion<'s> {
         progress: &Progress,
     ) -> (Tally, Result<()>) {
         std::thread::scope(|scope| {
-            let mut blocks = Beside::new(scope, sink, progress);
+            let mut blocks = Beside::new(scope, sink, progress, true);
             let mut out = Out::new(BLOCK_BYTES, bytes::Bytes::new(), &mut blocks);
             if self.settings.log.places {
                 out.place(self.taken, self.rewriter.db, self.rewriter.time_ms);
@@ -356,7 +385,7 @@ impl<'a> Unit<'a> {
     ) -> Result<()> {
         let rewriter = &mut conversion.rewriter;
         let selected = &mut conversion.stream.db;
-        let dialect = conversion.settings.target.dialect;
+        let (dialect, form) = (conversion.settings.target.dialect, conversion.settings.form);
         rewriter.tally.log.transactions += 1;
         let (time_before, mut db) = (rewriter.time_ms, rewriter.db);
         let (mut writes, mut refused, mut first_db) = (0, false, None);
@@ -393,6 +422,9 @@ impl<'a> Unit<'a> {
             let command = match record {
                 Record::Annotation(line) => {
                     rewriter.hear(line);
+                    if let (Form::JsonLines, Some(time_ms)) = (form, rewriter.time_ms) {
+                        out.annotation(time_ms / 1000);
+                    }
                     continue;
                 }
                 Record::Command(command) => command,
@@ -430,6 +462,7 @@ const QUEUE_BLOCKS: usize = 4;
 struct Beside<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     progress: &'scope Progress,
+    counts: bool,
     first: Option<Block>,
     sink: Option<&'scope mut dyn Sink>,
     writer: Option<Writer<'scope>>,
@@ -446,10 +479,12 @@ impl<'scope, 'env> Beside<'scope, 'env> {
         scope: &'scope Scope<'scope, 'env>,
         sink: &'scope mut dyn Sink,
         progress: &'scope Progress,
+        counts: bool,
     ) -> Self {
         Beside {
             scope,
             progress,
+            counts,
             first: None,
             sink: Some(sink),
             writer: None,
@@ -459,7 +494,7 @@ impl<'scope, 'env> Beside<'scope, 'env> {
     /// Waits until all is written. Errors: what could not be.
     fn finish(mut self) -> Result<()> {
         if let (Some(block), Some(sink)) = (self.first.take(), self.sink.take()) {
-            return write(&block, sink, self.progress);
+            return write(&block, sink, self.progress, self.counts);
         }
         self.join()
     }
@@ -488,10 +523,10 @@ impl Blocks for Beside<'_, '_> {
         if let Some(sink) = self.sink.take() {
             let (blocks, waiting) = sync_channel(QUEUE_BLOCKS);
             let (give_back, free) = channel();
-            let progress = self.progress;
+            let (progress, counts) = (self.progress, self.counts);
             let thread = self.scope.spawn(move || {
                 for block in waiting {
-                    write(&block, sink, progress)?;
+                    write(&block, sink, progress, counts)?;
                     if let Block::Owned { buffer, .. } = block {
                         // Nobody may want it any more.
                         let _ = give_back.send(buffer);
@@ -528,9 +563,11 @@ impl Beside<'_, '_> {
     }
 }
 
-fn write(block: &Block, sink: &mut dyn Sink, progress: &Progress) -> Result<()> {
+fn write(block: &Block, sink: &mut dyn Sink, progress: &Progress, counts: bool) -> Result<()> {
     sink.write(std::slice::from_ref(block))?;
-    let len = block.bytes().len() as u64;
-    progress.bytes_out.fetch_add(len, Relaxed);
+    if counts {
+        let len = block.bytes().len() as u64;
+        progress.bytes_out.fetch_add(len, Relaxed);
+    }
     Ok(())
 }

@@ -404,6 +404,15 @@ impl<'a> Out<'a> {
         self.whole = self.pos;
     }
 
+    /// Appends the line by which a log tells the time, in Unix seconds.
+    pub fn annotation(&mut self, secs: i64) {
+        let mut digits = itoa::Buffer::new();
+        self.raw(b"#TS:");
+        self.raw(digits.format(secs).as_bytes());
+        self.raw(b"\r\n");
+        self.whole = self.pos;
+    }
+
     /// Whether the present block has its size.
     pub fn is_full(&self) -> bool {
         self.pos >= self.block_bytes

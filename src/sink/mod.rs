@@ -1,6 +1,7 @@
 //! Where commands go.
 
 pub mod file;
+pub mod jsonl;
 pub mod server;
 
 use crate::error::Result;
