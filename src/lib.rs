@@ -35,6 +35,7 @@ pub mod pipeline;
 pub mod rdb;
 pub mod replay;
 pub mod replica;
+pub mod report;
 pub mod resp;
 pub mod server;
 pub mod sink;
