@@ -14,6 +14,7 @@ mod follow;
 mod harness;
 mod live;
 mod manifest;
+mod page;
 mod preflight;
 mod replay;
 mod replica;

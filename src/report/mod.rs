@@ -4,6 +4,8 @@
 //! [`Report`] is what is found, ready to be shown: as a table, as JSON (its own serde form) or as a page. Names of keys
 //! and prefixes are bytes; in a report they are text with the bytes that are none escaped as `\xNN`.
 
+pub mod html;
+
 use serde::Serialize;
 
 /// All that is found in the inputs of a run.
