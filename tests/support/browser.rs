@@ -288,15 +288,21 @@ impl Browser {
     }
 
     /// Writes the page to PNGs in the directory that PAGE_PICTURES names, for a person to look at: in pieces of a size
-    /// that an eye can take in, the first few of a long page.
-    pub(crate) fn picture(&mut self, name: &str) {
+    /// that an eye can take in, the first few of a long page, beginning with the element of a selector.
+    pub(crate) fn picture(&mut self, name: &str, from: &str) {
         let Ok(dir) = std::env::var("PAGE_PICTURES") else {
             return;
         };
-        let size = self.evaluate("[innerWidth, document.documentElement.scrollHeight]");
-        let [width, height] = [0, 1].map(|at| size[at].as_u64().expect("a size"));
+        let size = self.evaluate(&format!(
+            "scrollTo(0, 0), [innerWidth, document.documentElement.scrollHeight, \
+             Math.round(document.querySelector('{from}').getBoundingClientRect().top)]"
+        ));
+        let [width, height, from] = [0, 1, 2].map(|at| size[at].as_u64().expect("a size"));
         let tall = if width < 500 { 1000 } else { 1250 };
-        for (at, top) in (0..height.min(5 * tall)).step_by(tall as usize).enumerate() {
+        for (at, top) in (from..height.min(from + 5 * tall))
+            .step_by(tall as usize)
+            .enumerate()
+        {
             let piece = json!({"x": 0, "y": top, "width": width, "height": tall.min(height - top), "scale": 1});
             let params = json!({"format": "png", "captureBeyondViewport": true, "clip": piece});
             let picture = self.call("Page.captureScreenshot", params);

@@ -45,6 +45,20 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// --- Boxes that scroll ---------------------------------------------------------------------------------------------
+
+// A box is a stop for Tab only while there is something in it to scroll to.
+const boxes = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const box = target.closest(".box");
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+  }
+});
+for (const box of document.querySelectorAll(".box")) {
+  boxes.observe(box);
+  boxes.observe(box.firstElementChild);
+}
+
 // --- The map of prefixes -------------------------------------------------------------------------------------------
 
 // A prefix as the table tells it. `depth` of a row says whose child it is.
@@ -75,7 +89,7 @@ function sum(nodes, extra) {
 function parts(node) {
   if (node.children.length === 0) return [];
   const inside = sum(node.children);
-  const rest = { name: "(single keys)", path: "Keys of " + node.path + " in no longer prefix", children: [], other: true };
+  const rest = { name: "(single keys)", path: node.parent ? "Keys in " + node.path + " itself" : "Keys without a prefix", children: [], other: true };
   for (const measure of MEASURES) rest[measure] = Math.max(0, node[measure] - inside[measure]);
   return MEASURES.some((measure) => rest[measure] > 0) ? [...node.children, rest] : [...node.children];
 }
@@ -87,8 +101,11 @@ function shownParts(node, measure) {
   const all = parts(node).filter((part) => part[measure] > 0).sort((a, b) => b[measure] - a[measure]);
   const whole = all.reduce((total, part) => total + part[measure], 0);
   let shown = all.findIndex((part, at) => at >= MOST_TILES || part[measure] < whole * LEAST_SHARE);
-  if (shown < 0 || all.length - shown < 2) return all;
+  if (shown < 0) return all;
+  // One alone takes its neighbour along, for a tile must stand for what can be seen.
+  if (shown === all.length - 1) shown -= 1;
   shown = Math.max(shown, 1);
+  if (all.length - shown < 2) return all;
   const small = all.slice(shown);
   const name = "(" + count(small.length) + " smaller)";
   const path = count(small.length) + " smaller parts of " + node.path;
@@ -136,7 +153,7 @@ function drawMap(root) {
   function tell(node) {
     const by = measure();
     const of = node === root || root[by] === 0 ? "" : " · " + share(node[by], root[by]) + " of all " + by;
-    return node.path + ": " + count(node.keys) + (node.keys === 1 ? " key · " : " keys · ") + size(node.bytes)
+    return node.path + " — " + count(node.keys) + (node.keys === 1 ? " key · " : " keys · ") + size(node.bytes)
       + " in file · " + size(node.memory) + " in memory" + of;
   }
 
@@ -146,20 +163,16 @@ function drawMap(root) {
     return each < 128 ? 0 : each < 1024 ? 1 : each < 8192 ? 2 : each < 65536 ? 3 : 4;
   }
 
-  // How a part is divided, drawn faintly inside its tile where there is room.
-  function drawInside(button, node, by, width, height, full) {
-    const top = 38, room = { w: width - 8, h: height - top - 6 };
-    if (!opens(node) || room.w < 70 || room.h < 40) return;
-    for (const [part, x, y, w, h] of squarify(shownParts(node, by), by, 4, top, room.w, room.h)) {
-      if (w < 3 || h < 3) continue;
-      const frame = document.createElement("i");
-      place(frame, x, y, w, h, width, height);
-      button.append(frame);
-      if (w < 52 || h < 19 || part.other) continue;
-      const label = document.createElement("em");
-      label.textContent = part.name;
-      place(label, x, y, w, h, width, height);
-      button.append(label);
+  // How a part is divided, inside its tile where there is room.
+  function drawInside(button, node, by, width, height) {
+    const top = 38, across = width - 8, down = height - top - 6;
+    if (!opens(node) || across < 70 || down < 40) return;
+    for (const [part, x, y, w, h] of squarify(shownParts(node, by), by, 4, top, across, down)) {
+      const inner = document.createElement("i");
+      inner.dataset.shade = shade(part);
+      place(inner, x, y, w, h, width, height);
+      if (!part.other && h >= 19 && (w >= 60 || fits(part.name, w))) inner.textContent = part.name;
+      button.append(inner);
     }
   }
 

@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use super::Cells;
+use super::table::Cells;
 use super::units::name;
 use crate::report::{OTHER, PrefixNode, Sums};
 

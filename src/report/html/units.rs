@@ -59,12 +59,15 @@ pub(super) fn share(part: u64, whole: u64) -> String {
     }
 }
 
-/// A part of a whole as a length in CSS.
+/// A part of a whole as a length in CSS. What is there at all is seen.
 pub(super) fn length(part: u64, whole: u64) -> String {
     if part == 0 || whole == 0 {
         return "0".to_owned();
     }
-    format!("{:.2}%", part as f64 * 100.0 / whole as f64)
+    match part as f64 * 100.0 / whole as f64 {
+        percent if percent < 1.0 => format!("max(2px,{percent:.2}%)"),
+        percent => format!("{percent:.2}%"),
+    }
 }
 
 /// A moment to the second, in UTC; none where the calendar has no such day.
