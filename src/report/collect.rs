@@ -16,7 +16,8 @@ use crate::command::keys::slot;
 use crate::error::{Error, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
-use crate::pipeline::Progress;
+use crate::pipeline::{self, Progress};
+use crate::tally::Tally;
 use crate::rdb::keys::{Keys, Met, Seen};
 use crate::rdb::scan::Task;
 use crate::rdb::{Format, key_name, type_name};
@@ -333,15 +334,15 @@ impl<'a> Collection<'a> {
         }
     }
 
-    /// Goes through a snapshot. What stands before damage is counted; the damage is the error, and told in the report
-    /// too. Where `rows` is given it gets records of CSV, some at a time, in order of the file.
+    /// Goes through a snapshot. What stands before damage is counted; the damage is the error that is given back, and is
+    /// told in the report too. Keys that are counted are "written" in the tally. Where `rows` is given it gets records of CSV, some at a time, in order of the file.
     pub fn read(
         &mut self,
         input: &Input,
         how: &walk::Options,
         progress: &Progress,
-        mut rows: Option<&mut (dyn FnMut(&[u8]) -> Result<()> + Send)>,
-    ) -> Result<()> {
+        mut rows: Option<&mut (dyn FnMut(Vec<u8>) -> Result<()> + Send)>,
+    ) -> pipeline::Report {
         let options = self.options;
         // Each worker has its share of the prefixes; fewer would tell too little of what it has seen.
         let prefixes = (options.most_prefixes / how.threads.max(1)).max(options.most_prefixes.min(4096));
@@ -369,35 +370,48 @@ impl<'a> Collection<'a> {
                     broken = found.broken;
                 }
                 match &mut rows {
-                    Some(rows) => rows(&found.rows),
+                    Some(rows) => rows(found.rows),
                     None => Ok(()),
                 }
             },
         );
+        let before = self.all.totals;
         for worker in walked.visitors {
             self.all.merge(worker.tallies);
         }
         // What cannot be gone on from says more than a value that was passed over.
         let error = walked.error.or(broken);
+        let magic = walked.format.map_or(String::new(), |format| format.magic());
+        let info = walked.info;
         self.file_bytes += input.file_bytes;
         self.inputs.push(InputFacts {
             name: input.name.clone(),
             bytes: input.file_bytes,
-            magic: walked.format.map_or(String::new(), |format| format.magic()),
-            server: walked.info.server,
-            keys: walked.info.keys,
-            trailing_bytes: match walked.info.commands_follow {
+            magic: magic.clone(),
+            server: info.server.clone(),
+            keys: info.keys,
+            trailing_bytes: match info.commands_follow {
                 true => 0,
-                false => walked.info.trailing,
+                false => info.trailing,
             },
-            has_log: walked.info.commands_follow,
+            has_log: info.commands_follow,
             damage: error
                 .as_ref()
                 .map(|error| error.describe(options.hide_keys)),
         });
-        match error {
-            Some(error) => Err(error),
-            None => Ok(()),
+        let filtered = self.all.totals.filtered - before.filtered;
+        let rejected = self.all.totals.broken - before.broken;
+        pipeline::Report {
+            tally: Tally {
+                read: info.keys,
+                written: info.keys.saturating_sub(filtered + rejected),
+                filtered,
+                rejected,
+                ..Tally::default()
+            },
+            info,
+            magic,
+            error,
         }
     }
 
