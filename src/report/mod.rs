@@ -4,9 +4,113 @@
 //! [`Report`] is what is found, ready to be shown: as a table, as JSON (its own serde form) or as a page. Names of keys
 //! and prefixes are bytes; in a report they are text with the bytes that are none escaped as `\xNN`.
 
+mod buckets;
+mod collect;
 pub mod html;
+mod largest;
+mod measure;
+mod memory;
+mod prefix;
+mod rows;
+pub mod table;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+
+pub use collect::Collection;
+pub use rows::{COLUMNS, head};
+
+use crate::filter::Filter;
+
+/// What is counted and how it is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which keys are looked at.
+    pub filter: Filter,
+    /// Bytes that end a part of a name, each by itself.
+    pub separators: Vec<u8>,
+    /// The most parts of a name that make a prefix.
+    pub prefix_depth: usize,
+    /// Prefixes that are counted at a time, over all workers; the smallest are given up where there are more.
+    pub most_prefixes: usize,
+    /// Prefixes that are told, the largest.
+    pub shown_prefixes: usize,
+    /// How many of the largest keys are told.
+    pub top: usize,
+    /// What decides which is larger.
+    pub by: By,
+    /// Whether hashes stand in place of names.
+    pub hide_keys: bool,
+    /// The largest string that is unpacked in memory, in bytes.
+    pub unpack_limit: usize,
+}
+
+/// What decides which of two is the larger one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Bytes in the file.
+    Bytes,
+    /// Estimated memory.
+    Memory,
+    /// Keys.
+    Keys,
+}
+
+impl By {
+    /// The number that counts.
+    #[inline]
+    pub fn of(self, sums: &Sums) -> u64 {
+        match self {
+            By::Bytes => sums.bytes,
+            By::Memory => sums.memory,
+            By::Keys => sums.keys,
+        }
+    }
+}
+
+/// A name as text from which it can be had back: a backslash is doubled, and a byte that is no part of a UTF-8
+/// character, or is a control character, becomes `\x` and two hexadecimal digits. With `hide` a hash of it.
+pub(crate) fn shown(name: &[u8], hide: bool) -> String {
+    if hide {
+        return crate::error::show_key(name, true);
+    }
+    // Most names stay as they are.
+    if name.iter().all(|b| matches!(b, b' '..=b'~') && *b != b'\\') {
+        return name.iter().map(|b| char::from(*b)).collect();
+    }
+    let mut text = String::with_capacity(name.len() * 2);
+    let hex = |text: &mut String, byte: u8| {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from_digit(u32::from(digit), 16).expect("a digit"));
+        }
+    };
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => text.push_str("\\\\"),
+                // Those of two bytes (C1) too: terminals obey them.
+                c if c.is_control() => {
+                    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                        text.push_str("\\x");
+                        hex(&mut text, byte);
+                    }
+                }
+                c => text.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str("\\x");
+            hex(&mut text, *byte);
+        }
+    }
+    text
+}
+
+/// The name in base64, where its text is not the name itself.
+fn exact(name: &[u8], text: &str) -> Option<String> {
+    (name != text.as_bytes()).then(|| STANDARD.encode(name))
+}
 
 /// All that is found in the inputs of a run.
 #[derive(Debug, Clone, Serialize)]
@@ -107,6 +211,19 @@ pub struct MemoryModel {
     pub note: String,
 }
 
+impl MemoryModel {
+    fn of_7_0() -> MemoryModel {
+        MemoryModel {
+            server: "Redis 7.0 (64 bit, jemalloc)".to_owned(),
+            error_percent: memory::ERROR_PERCENT,
+            note: "what a server with default settings allocates for the key, its value and its expiry once the file is \
+                   loaded; held against used_memory and MEMORY USAGE of a 7.0.15. Hash tables of databases are counted \
+                   apart; buffers, replication and fragmentation are not in it."
+                .to_owned(),
+        }
+    }
+}
+
 /// Sums over all keys.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct Totals {
@@ -119,6 +236,8 @@ pub struct Totals {
     pub expired: u64,
     /// Bytes of all files.
     pub file_bytes: u64,
+    /// Estimated bytes of the databases' own hash tables, which belong to no key; `memory` does not have them.
+    pub tables: u64,
     /// Keys that were not chosen and are counted nowhere else.
     pub filtered: u64,
     /// Keys whose name or value cannot be read. Where only the value is broken the key is counted all the same, by its
@@ -169,8 +288,10 @@ pub struct Prefixes {
     pub separator: String,
     /// Whether some prefixes were given up to keep within memory: those that are shown may have lost keys to "(other)".
     pub approximate: bool,
-    /// The most keys that any prefix may have lost to an "(other)"; one that is not shown has no more than these.
+    /// The most keys that any prefix may be counted too low by: they are in an "(other)".
     pub lost_error: u64,
+    /// The most bytes that any prefix may be counted too low by.
+    pub lost_bytes: u64,
     /// All keys.
     pub root: PrefixNode,
 }
@@ -195,7 +316,7 @@ pub const OTHER: &str = "(other)";
 pub struct Slots {
     /// Slots that hold any key.
     pub used: u64,
-    /// The one with most bytes; none where there is no key.
+    /// The largest one; none where there is no key.
     pub most: Option<SlotRow>,
     /// All slots in 64 ranges.
     pub buckets: Vec<SlotBucket>,
