@@ -13,7 +13,7 @@ use redis_migration::command::encode::OnError;
 use redis_migration::input::{Kind, OpenOptions, name_of};
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::report::table::{Style, render};
-use redis_migration::report::{By, Collection, Options, head};
+use redis_migration::report::{By, Collection, Options, head, html};
 use redis_migration::resp::write::Block;
 use redis_migration::sink::Sink;
 use redis_migration::sink::file::{FileSink, OpenError};
@@ -170,7 +170,12 @@ fn threads(args: &ReportArgs) -> usize {
     args.input.threads.map_or(cores, usize::from)
 }
 
-fn report<'a>(args: &'a ReportArgs, options: &Options, log: Log, progress: &Progress) -> Finish<'a> {
+fn report<'a>(
+    args: &'a ReportArgs,
+    options: &Options,
+    log: Log,
+    progress: &Progress,
+) -> Finish<'a> {
     let mut job = match Job::new(args, log) {
         Ok(job) => job,
         Err((text, exit)) => {
@@ -237,10 +242,7 @@ impl<'a> Job<'a> {
                     let json = serde_json::to_string_pretty(&report);
                     json.expect("a report has text for names of fields") + "\n"
                 }
-                FormatArg::Html => {
-                    let what = "asked for as a page, which this build does not make";
-                    return Err((String::new(), Error::plain(ErrorKind::OtherKind(what))));
-                }
+                FormatArg::Html => html::render(&report, options.by),
             };
             self.write(text.into_bytes())
                 .map_err(|error| (String::new(), error))
@@ -295,8 +297,12 @@ impl<'a> Job<'a> {
             let bytes_out = &mut self.summary.bytes_out;
             let mut rows = |rows: Vec<u8>| write(sink, bytes_out, rows);
             let wants = args.shape.format == FormatArg::Csv;
-            let mut found =
-                collection.read(&input, &how, progress, if wants { Some(&mut rows) } else { None });
+            let mut found = collection.read(
+                &input,
+                &how,
+                progress,
+                if wants { Some(&mut rows) } else { None },
+            );
             let error = found.error.take();
             if found.info.commands_follow {
                 self.log.warning(&format!(
@@ -318,7 +324,11 @@ impl<'a> Job<'a> {
         }
         if self.summary.inputs.is_empty() {
             let what = "commands, and no snapshot: a report is made of snapshots";
-            let name = args.input.inputs.first().map_or(String::new(), |path| name_of(path));
+            let name = args
+                .input
+                .inputs
+                .first()
+                .map_or(String::new(), |path| name_of(path));
             return Err((name, Error::plain(ErrorKind::OtherKind(what))));
         }
         Ok(())
@@ -392,7 +402,8 @@ impl<'a> Job<'a> {
         }
         match (error.kind(), signal) {
             (ErrorKind::Stopped, Some(signal)) => {
-                self.log.failure(&format!("{name}interrupted; there is no report"));
+                self.log
+                    .failure(&format!("{name}interrupted; there is no report"));
                 Exit::Signal(signal)
             }
             (ErrorKind::OtherKind(_), _) => {

@@ -15,7 +15,7 @@ use askama::Template;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{LargeKey, Report};
+use super::{By, LargeKey, Report};
 use head::{Bounded, Damage, Figure, Input};
 use table::{BarTable, SlotStrip};
 use tree::PrefixRow;
@@ -32,14 +32,19 @@ const MOST_KEYS: usize = 200;
 const MOST_ROWS: usize = 200;
 
 /// The report as one HTML file, under 2 MB whatever it holds: long lists end in a row that says how much is left out.
-pub fn render(report: &Report) -> Result<String, askama::Error> {
-    Page::of(report).render()
+/// Bars, map and largest keys begin with the measure that is asked for; the reader may choose another.
+pub fn render(report: &Report, by: By) -> String {
+    let page = Page::of(report, by).render();
+    page.expect(
+        "a template without filters of its own fails only where a String cannot be written to",
+    )
 }
 
 #[derive(Template)]
 #[template(path = "page.html", config = "src/report/askama.toml")]
 struct Page<'a> {
     report: &'a Report,
+    by: By,
     title: String,
     policy: String,
     style: &'static str,
@@ -127,7 +132,7 @@ fn largest_lists(report: &Report) -> Vec<LargestList> {
 }
 
 impl<'a> Page<'a> {
-    fn of(report: &'a Report) -> Page<'a> {
+    fn of(report: &'a Report, by: By) -> Page<'a> {
         let tables = match report.totals.sums.keys {
             0 => Vec::new(),
             _ => table::tables(report),
@@ -159,6 +164,7 @@ impl<'a> Page<'a> {
             slots: SlotStrip::of(&report.slots, &report.totals.sums),
             tables,
             report,
+            by,
         }
     }
 }
@@ -200,8 +206,9 @@ fn prefix_note(report: &Report) -> String {
     let mut note = format!("Parts of names end with “{}”.", name(&prefixes.separator));
     if prefixes.approximate {
         note.push_str(&format!(
-            " There were more prefixes than are kept: any one may have lost up to {} to “{}”.",
+            " There were more prefixes than are kept: any one may have lost up to {} or {} to “{}”.",
             counted(prefixes.lost_error, "key"),
+            size(prefixes.lost_bytes),
             super::OTHER
         ));
     }

@@ -74,7 +74,12 @@ pub fn sds(len: u64) -> u64 {
 pub fn buckets(entries: u64) -> u64 {
     match entries {
         0 => 0,
-        _ => allocated(8 * entries.checked_next_power_of_two().unwrap_or(1 << 60).max(4)),
+        _ => allocated(
+            8 * entries
+                .checked_next_power_of_two()
+                .unwrap_or(1 << 60)
+                .max(4),
+        ),
     }
 }
 

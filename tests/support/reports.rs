@@ -71,9 +71,14 @@ pub(crate) fn empty() -> Report {
         memory_model: MemoryModel {
             server: "Redis 7.0 (64 bit, jemalloc)".to_owned(),
             error_percent: 8.0,
-            note: "Memory is what used_memory of Redis 7.0 would grow by, estimated from lengths and encodings.".to_owned(),
+            note:
+                "what a server with default settings allocates for a key, its value and its expiry."
+                    .to_owned(),
         },
-        totals: Totals { file_bytes: 92, ..Totals::default() },
+        totals: Totals {
+            file_bytes: 92,
+            ..Totals::default()
+        },
         types: vec![],
         encodings: vec![],
         dbs: vec![],
@@ -81,10 +86,15 @@ pub(crate) fn empty() -> Report {
             separator: ":".to_owned(),
             approximate: false,
             lost_error: 0,
+            lost_bytes: 0,
             root: prefix("", Sums::default(), vec![]),
         },
         slots: slots(&Sums::default()),
-        expiry: Expiry { now_ms: NOW_MS, none: Sums::default(), buckets: vec![] },
+        expiry: Expiry {
+            now_ms: NOW_MS,
+            none: Sums::default(),
+            buckets: vec![],
+        },
         idle: None,
         freq: None,
         sizes: Sizes { buckets: vec![] },
@@ -330,7 +340,7 @@ pub(crate) fn shop() -> Report {
                 damage: Some("length runs past the end of the file at byte 0xb532a41, key \"session:web:81\" in db 0".to_owned()),
             },
         ],
-        totals: Totals { sums: all, expiring: 840_000, expired: 5_000, file_bytes: 490_000_000, filtered: 17, broken: 1 },
+        totals: Totals { sums: all, expiring: 840_000, expired: 5_000, file_bytes: 490_000_000, filtered: 17, broken: 1, tables: 21_000_000 },
         types: by_type.iter().map(|&(name, sums)| TypeRow { type_name: name.to_owned(), sums }).collect(),
         encodings: [("hash", "listpack"), ("list", "quicklist"), ("string", "embstr"), ("string", "raw"), ("zset", "skiplist")]
             .iter()
@@ -341,7 +351,7 @@ pub(crate) fn shop() -> Report {
             DbRow { db: 1, expiring: 40_000, sums: part(99_999) },
             DbRow { db: 15, expiring: 0, sums: part(1) },
         ],
-        prefixes: Prefixes { separator: ":".to_owned(), approximate: true, lost_error: 120, root },
+        prefixes: Prefixes { separator: ":".to_owned(), approximate: true, lost_error: 120, lost_bytes: 48_000, root },
         slots: slots(&all),
         expiry: Expiry {
             now_ms: NOW_MS,

@@ -2,7 +2,7 @@
 
 use super::MOST_ROWS;
 use super::units::{count, counted, exact, name, share, size};
-use crate::report::{InputFacts, MemoryModel, Report, Totals};
+use crate::report::{InputFacts, Report, Totals};
 
 /// The beginning of a list, and how much of it is left out.
 pub(super) struct Bounded<T> {
@@ -106,11 +106,7 @@ pub(super) fn inputs(inputs: &[InputFacts]) -> Bounded<Input> {
 /// The first lines.
 pub(super) fn figures(report: &Report) -> Vec<Figure> {
     let totals = &report.totals;
-    let MemoryModel {
-        server,
-        error_percent,
-        ..
-    } = &report.memory_model;
+    let error_percent = report.memory_model.error_percent;
     let figure = |name, value: String, exact, more| Figure {
         name,
         value,
@@ -130,7 +126,10 @@ pub(super) fn figures(report: &Report) -> Vec<Figure> {
             "Memory, estimated",
             size(totals.sums.memory),
             Some(exact(totals.sums.memory)),
-            Some(format!("± {error_percent} %, as {server} holds it")),
+            Some(format!(
+                "± {error_percent} %; hash tables of databases take {} more",
+                size(totals.tables)
+            )),
         ),
         figure("Elements", count(totals.sums.elements), None, None),
         figure(

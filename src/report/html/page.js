@@ -94,22 +94,23 @@ function parts(node) {
   return MEASURES.some((measure) => rest[measure] > 0) ? [...node.children, rest] : [...node.children];
 }
 
-// The largest parts, and one in place of all that would be too small to be seen or touched.
-const MOST_TILES = 40;
-const LEAST_SHARE = 0.002;
-function shownParts(node, measure) {
+// The largest parts, and one in place of all that would be too small to be touched. Where all are that small, some are
+// drawn nevertheless: that there are many of them is what there is to see.
+const MOST_TILES = 60;
+function shownParts(node, measure, area, leastArea) {
   const all = parts(node).filter((part) => part[measure] > 0).sort((a, b) => b[measure] - a[measure]);
   const whole = all.reduce((total, part) => total + part[measure], 0);
-  let shown = all.findIndex((part, at) => at >= MOST_TILES || part[measure] < whole * LEAST_SHARE);
+  let shown = all.findIndex((part, at) => at >= MOST_TILES || part[measure] * area < leastArea * whole);
   if (shown < 0) return all;
-  // One alone takes its neighbour along, for a tile must stand for what can be seen.
-  if (shown === all.length - 1) shown -= 1;
-  shown = Math.max(shown, 1);
+  const none = shown === 0;
+  if (none) shown = MOST_TILES;
+  // One alone takes its neighbour along: a tile must stand for what can be seen.
+  shown = Math.max(1, Math.min(shown, all.length - 2));
   if (all.length - shown < 2) return all;
   const small = all.slice(shown);
-  const name = "(" + count(small.length) + " smaller)";
-  const path = count(small.length) + " smaller parts of " + node.path;
-  return [...all.slice(0, shown), sum(small, { name, path, children: small, parent: node, gathered: true })];
+  const what = small.some((part) => part.other) ? " smaller and other parts" : " smaller parts";
+  const path = count(small.length) + what + " of " + node.path;
+  return [...all.slice(0, shown), sum(small, { name: "(smaller)", path, children: none ? [] : small, parent: node })];
 }
 
 // Squarified: parts are laid in rows along the shorter side of what is left, and a row ends where one part more would
@@ -167,11 +168,12 @@ function drawMap(root) {
   function drawInside(button, node, by, width, height) {
     const top = 38, across = width - 8, down = height - top - 6;
     if (!opens(node) || across < 70 || down < 40) return;
-    for (const [part, x, y, w, h] of squarify(shownParts(node, by), by, 4, top, across, down)) {
+    const shown = shownParts(node, by, across * down, 60);
+    for (const [part, x, y, w, h] of squarify(shown, by, 4, top, across, down)) {
       const inner = document.createElement("i");
       inner.dataset.shade = shade(part);
       place(inner, x, y, w, h, width, height);
-      if (!part.other && h >= 19 && (w >= 60 || fits(part.name, w))) inner.textContent = part.name;
+      if (h >= 19 && (fits(part.name, w) || (w >= 60 && !part.other))) inner.textContent = part.name;
       button.append(inner);
     }
   }
@@ -190,7 +192,8 @@ function drawMap(root) {
   function draw() {
     const by = measure(), width = tiles.clientWidth, height = tiles.clientHeight;
     tiles.replaceChildren();
-    for (const [node, x, y, w, h] of squarify(shownParts(current, by), by, 0, 0, width, height)) {
+    const shown = shownParts(current, by, width * height, 24 * 24);
+    for (const [node, x, y, w, h] of squarify(shown, by, 0, 0, width, height)) {
       const button = document.createElement("button");
       button.type = "button";
       button.className = opens(node) ? "tile in" : "tile";
