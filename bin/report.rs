@@ -170,7 +170,12 @@ fn threads(args: &ReportArgs) -> usize {
     args.input.threads.map_or(cores, usize::from)
 }
 
-fn report<'a>(args: &'a ReportArgs, options: &Options, log: Log, progress: &Progress) -> Finish<'a> {
+fn report<'a>(
+    args: &'a ReportArgs,
+    options: &Options,
+    log: Log,
+    progress: &Progress,
+) -> Finish<'a> {
     let mut job = match Job::new(args, log) {
         Ok(job) => job,
         Err((text, exit)) => {
@@ -295,8 +300,12 @@ impl<'a> Job<'a> {
             let bytes_out = &mut self.summary.bytes_out;
             let mut rows = |rows: Vec<u8>| write(sink, bytes_out, rows);
             let wants = args.shape.format == FormatArg::Csv;
-            let mut found =
-                collection.read(&input, &how, progress, if wants { Some(&mut rows) } else { None });
+            let mut found = collection.read(
+                &input,
+                &how,
+                progress,
+                if wants { Some(&mut rows) } else { None },
+            );
             let error = found.error.take();
             if found.info.commands_follow {
                 self.log.warning(&format!(
@@ -318,7 +327,11 @@ impl<'a> Job<'a> {
         }
         if self.summary.inputs.is_empty() {
             let what = "commands, and no snapshot: a report is made of snapshots";
-            let name = args.input.inputs.first().map_or(String::new(), |path| name_of(path));
+            let name = args
+                .input
+                .inputs
+                .first()
+                .map_or(String::new(), |path| name_of(path));
             return Err((name, Error::plain(ErrorKind::OtherKind(what))));
         }
         Ok(())
@@ -392,7 +405,8 @@ impl<'a> Job<'a> {
         }
         match (error.kind(), signal) {
             (ErrorKind::Stopped, Some(signal)) => {
-                self.log.failure(&format!("{name}interrupted; there is no report"));
+                self.log
+                    .failure(&format!("{name}interrupted; there is no report"));
                 Exit::Signal(signal)
             }
             (ErrorKind::OtherKind(_), _) => {

@@ -17,6 +17,7 @@ mod manifest;
 mod preflight;
 mod replay;
 mod replica;
+mod report;
 mod rewriting;
 mod scan;
 mod selecting;

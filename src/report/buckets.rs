@@ -1,8 +1,6 @@
 //! Ranges that keys are counted in: time to live, idle time, access frequency, size.
 
-use super::{
-    Expiry, ExpiryBucket, Freq, FreqBucket, Idle, IdleBucket, SizeBucket, Sizes, Sums,
-};
+use super::{Expiry, ExpiryBucket, Freq, FreqBucket, Idle, IdleBucket, SizeBucket, Sizes, Sums};
 
 const SECOND: i64 = 1000;
 const MINUTE: i64 = 60 * SECOND;

@@ -17,11 +17,11 @@ use crate::error::{Error, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
 use crate::pipeline::{self, Progress};
-use crate::tally::Tally;
 use crate::rdb::keys::{Keys, Met, Seen};
 use crate::rdb::scan::Task;
 use crate::rdb::{Format, key_name, type_name};
 use crate::server::slots::SLOTS;
+use crate::tally::Tally;
 use crate::value::{Kind, Room, Templates};
 use crate::walk::{self, Visitor, walk};
 
@@ -221,8 +221,7 @@ impl Looking<'_> {
             memory: memory::OBJECT + memory::allocated(seen.value_bytes() as u64),
         };
         let found = *measured.as_ref().unwrap_or(&unreadable);
-        let mut memory =
-            found.memory + memory::sds(seen.name.len() as u64) + memory::DICT_ENTRY;
+        let mut memory = found.memory + memory::sds(seen.name.len() as u64) + memory::DICT_ENTRY;
         if expiry.is_some() {
             // The name is shared with the table of keys.
             memory += memory::DICT_ENTRY;
@@ -235,9 +234,8 @@ impl Looking<'_> {
         };
         self.count(seen, found.encoding, &sums);
         let place = (self.input, seen.record.start);
-        let takes: [bool; 3] = std::array::from_fn(|i| {
-            self.tallies.largest[i].takes(RANKS[i](&sums), place)
-        });
+        let takes: [bool; 3] =
+            std::array::from_fn(|i| self.tallies.largest[i].takes(RANKS[i](&sums), place));
         let mut result = measured.map(drop);
         if rows.is_none() && takes == [false; 3] {
             return self.named(result, seen);
@@ -296,7 +294,9 @@ impl Looking<'_> {
         }
         let expires = u64::from(attributes.expire_at_ms.is_some());
         let now_ms = self.options.filter.now_ms;
-        let expired = tallies.buckets.expiry(attributes.expire_at_ms, now_ms, sums);
+        let expired = tallies
+            .buckets
+            .expiry(attributes.expire_at_ms, now_ms, sums);
         tallies.totals.expiring += expires;
         tallies.totals.expired += u64::from(expired);
         let db = tallies.dbs.entry(seen.db).or_default();
@@ -345,7 +345,8 @@ impl<'a> Collection<'a> {
     ) -> pipeline::Report {
         let options = self.options;
         // Each worker has its share of the prefixes; fewer would tell too little of what it has seen.
-        let prefixes = (options.most_prefixes / how.threads.max(1)).max(options.most_prefixes.min(4096));
+        let prefixes =
+            (options.most_prefixes / how.threads.max(1)).max(options.most_prefixes.min(4096));
         let number = self.inputs.len();
         let wants_rows = rows.is_some();
         let mut broken = None;

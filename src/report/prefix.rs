@@ -151,10 +151,7 @@ impl Prefixes {
         let keep = (self.most / 2).min(order.len());
         // A node is never smaller than one below it and stands before it, so what is kept hangs together.
         order.select_nth_unstable_by_key(keep.saturating_sub(1), |i| {
-            (
-                std::cmp::Reverse(self.by.of(&totals[*i as usize])),
-                *i,
-            )
+            (std::cmp::Reverse(self.by.of(&totals[*i as usize])), *i)
         });
         let given_up = &order[keep..];
         let most = |of: fn(&Sums) -> u64| {
@@ -339,6 +336,9 @@ mod tests {
             }
             serde_json::to_string(&prefixes.tree(7, false)).expect("text")
         };
-        assert_eq!(tree(names.iter().collect()), tree(names.iter().rev().collect()));
+        assert_eq!(
+            tree(names.iter().collect()),
+            tree(names.iter().rev().collect())
+        );
     }
 }

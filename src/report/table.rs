@@ -62,7 +62,10 @@ pub fn render(report: &Report, style: &Style) -> String {
     page.slots(report);
     match style.by {
         By::Bytes | By::Keys => {
-            page.largest("largest keys by bytes in the file", &report.largest_by_bytes);
+            page.largest(
+                "largest keys by bytes in the file",
+                &report.largest_by_bytes,
+            );
         }
         By::Memory => page.largest("largest keys by memory", &report.largest_by_memory),
     }
@@ -143,7 +146,11 @@ impl Page {
         let mut lines = vec![
             (
                 "keys",
-                format!("{}, {} expire{expired}", count(sums.keys), count(totals.expiring)),
+                format!(
+                    "{}, {} expire{expired}",
+                    count(sums.keys),
+                    count(totals.expiring)
+                ),
             ),
             ("elements", count(sums.elements)),
             ("bytes", format!("{} in the file", size(sums.bytes))),
@@ -231,7 +238,9 @@ impl Page {
             for _ in 0..eighths / 8 {
                 bar.push('█');
             }
-            if let Some(rest) = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get((eighths % 8).wrapping_sub(1)) {
+            if let Some(rest) =
+                ['▏', '▎', '▍', '▌', '▋', '▊', '▉'].get((eighths % 8).wrapping_sub(1))
+            {
                 bar.push(*rest);
             }
         } else {
@@ -271,7 +280,10 @@ impl Page {
         }
         self.section(&format!("by prefix ({})", prefixes.separator), rows);
         if more > 0 {
-            self.line(&format!("  and {} more lines in --format json", count(more as u64)));
+            self.line(&format!(
+                "  and {} more lines in --format json",
+                count(more as u64)
+            ));
         }
         if prefixes.approximate {
             let (keys, bytes) = (count(prefixes.lost_error), size(prefixes.lost_bytes));
@@ -364,7 +376,10 @@ fn below(node: &PrefixNode, depth: usize, floor: u64, by: By, rows: &mut Vec<(St
         if by.of(&child.sums) < floor.max(1) && depth > 0 {
             continue;
         }
-        rows.push((format!("{}{}", "  ".repeat(depth), child.prefix), child.sums));
+        rows.push((
+            format!("{}{}", "  ".repeat(depth), child.prefix),
+            child.sums,
+        ));
         below(child, depth + 1, floor, by, rows);
     }
 }
