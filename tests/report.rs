@@ -369,7 +369,7 @@ const LOADS: [Load; 9] = [
                 "for i=1,100 do for j=1,i*3 do redis.call('xadd','x:'..i,(1700000000000+j*37)..'-0','field','value'..j) end end",
             )
         },
-        20.0,
+        30.0,
     ),
     (
         "groups",
@@ -383,7 +383,7 @@ const LOADS: [Load; 9] = [
                 "for i=1,20 do redis.call('xgroup','create','x:'..i,'workers','0') for k=1,3 do redis.call('xreadgroup','group','workers','consumer'..k,'count','50','streams','x:'..i,'>') end end",
             );
         },
-        30.0,
+        50.0,
     ),
 ];
 

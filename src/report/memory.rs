@@ -185,9 +185,9 @@ pub const GROUP: u64 = 48 + 2 * RAX + RAX_NAME;
 /// A consumer (`streamConsumer`, 24 bytes) with its tree, and its leaf and its share of the tree of consumers.
 pub const CONSUMER: u64 = 32 + RAX + RAX_NAME;
 const RAX_NAME: u64 = 36;
-/// A pending entry (`streamNACK`, 24 bytes), which stands in the trees of its group and of its consumer: 58 bytes in each,
+/// A pending entry (`streamNACK`, 24 bytes), which stands in the trees of its group and of its consumer: 60 bytes in each,
 /// measured on ids less than a second apart.
-pub const PENDING: u64 = 32 + 2 * 58;
+pub const PENDING: u64 = 32 + 2 * 60;
 
 #[cfg(test)]
 mod tests {
