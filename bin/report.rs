@@ -8,9 +8,10 @@ use bytes::Bytes as Buffer;
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
+use redis_migration::aof::read::{Event, Reader};
 use redis_migration::aof::set::{Role, Set};
 use redis_migration::command::encode::OnError;
-use redis_migration::input::{Kind, OpenOptions, name_of};
+use redis_migration::input::{Kind, OpenOptions, Source, name_of};
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::report::table::{Style, render};
 use redis_migration::report::{By, Collection, Options, head, html};
@@ -277,10 +278,9 @@ impl<'a> Job<'a> {
                 Kind::Snapshot | Kind::Manifest | Kind::Directory => false,
             };
             if is_log {
-                self.log.warning(&format!(
-                    "{name} holds commands, which are not looked at; what they change is not in the report"
-                ));
-                collection.note_log(&name, source.file_bytes);
+                let commands = commands(source, 0, progress).map_err(|e| (name.clone(), e))?;
+                self.passed_over(&name, commands);
+                collection.note_log(&name, source.file_bytes, commands);
                 continue;
             }
             let is_part = piece.role != Role::Alone || piece.preface().is_preamble;
@@ -305,9 +305,10 @@ impl<'a> Job<'a> {
             );
             let error = found.error.take();
             if found.info.commands_follow {
-                self.log.warning(&format!(
-                    "{name}: commands of a log follow the snapshot and are not looked at; what they change is not in the report"
-                ));
+                let from = found.info.end.unwrap_or(0);
+                let commands = commands(source, from, progress).map_err(|e| (name.clone(), e))?;
+                self.passed_over(&name, commands);
+                collection.note_commands(commands);
                 found.info.trailing = 0;
             }
             let mut summary = InputSummary::new(name.clone(), input.file_bytes);
@@ -332,6 +333,13 @@ impl<'a> Job<'a> {
             return Err((name, Error::plain(ErrorKind::OtherKind(what))));
         }
         Ok(())
+    }
+
+    fn passed_over(&self, name: &str, commands: u64) {
+        self.log.warning(&format!(
+            "{name}: {} commands of a log are not looked at; what they change is not in the report",
+            HumanCount(commands)
+        ));
     }
 
     fn write(&mut self, bytes: Vec<u8>) -> redis_migration::Result<()> {
@@ -446,6 +454,25 @@ impl<'a> Job<'a> {
             }
         }
         exit
+    }
+}
+
+/// How many commands a log has from here on, up to where it cannot be read.
+fn commands(source: &Source, from: u64, progress: &Progress) -> redis_migration::Result<u64> {
+    let file = source.file.try_clone();
+    let file = file.map_err(|e| Error::io(format!("{} cannot be read", source.name), e))?;
+    let mut reader = Reader::new(file, &source.name, from, false, None);
+    let mut commands = 0;
+    loop {
+        progress.check_stop()?;
+        match reader.next(|_, _| true) {
+            Ok(Event::Plain { commands: some, .. } | Event::Transaction { commands: some, .. }) => {
+                commands += some;
+            }
+            Ok(Event::Command { .. }) => commands += 1,
+            Ok(Event::Time(_) | Event::Stray) => {}
+            Ok(Event::Dry | Event::Until) | Err(_) => return Ok(commands),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod page;
 mod preflight;
 mod replay;
 mod replica;
+mod report;
 mod rewriting;
 mod scan;
 mod selecting;

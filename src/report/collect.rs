@@ -396,6 +396,7 @@ impl<'a> Collection<'a> {
                 false => info.trailing,
             },
             has_log: info.commands_follow,
+            log_commands: 0,
             damage: error
                 .as_ref()
                 .map(|error| error.describe(options.hide_keys)),
@@ -416,8 +417,15 @@ impl<'a> Collection<'a> {
         }
     }
 
-    /// Notes an input that holds no snapshot.
-    pub fn note_log(&mut self, name: &str, bytes: u64) {
+    /// Notes how many commands stand behind the snapshot that was read last.
+    pub fn note_commands(&mut self, commands: u64) {
+        if let Some(input) = self.inputs.last_mut() {
+            input.log_commands = commands;
+        }
+    }
+
+    /// Notes an input that holds commands and no snapshot.
+    pub fn note_log(&mut self, name: &str, bytes: u64, commands: u64) {
         self.file_bytes += bytes;
         self.inputs.push(InputFacts {
             name: name.to_owned(),
@@ -427,6 +435,7 @@ impl<'a> Collection<'a> {
             keys: 0,
             trailing_bytes: 0,
             has_log: true,
+            log_commands: commands,
             damage: None,
         });
     }

@@ -511,7 +511,7 @@ fn a_hash(
 }
 
 fn a_stream(c: &mut Cursor<'_>, ty: TypeByte, nodes: u64) -> Result<Measure> {
-    let mut memory = memory::STREAM + nodes * memory::RAX_ID;
+    let mut memory = memory::STREAM + nodes * memory::RAX_NODE;
     for _ in 0..nodes {
         skip_string(c)?;
         memory += allocated(string(c)?.len());
@@ -521,11 +521,9 @@ fn a_stream(c: &mut Cursor<'_>, ty: TypeByte, nodes: u64) -> Result<Measure> {
         memory += memory::RAX;
     }
     tail.groups.for_each(|group| {
-        memory += memory::GROUP + memory::rax_name(group.name.len());
-        memory += group.pending.count * memory::PENDING;
+        memory += memory::GROUP + group.pending.count * memory::PENDING;
         group.consumers.for_each(|consumer| {
-            let name = consumer.name.len();
-            memory += memory::CONSUMER + sds(name) + memory::rax_name(name);
+            memory += memory::CONSUMER + sds(consumer.name.len());
             Ok(())
         })
     })?;

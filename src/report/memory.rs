@@ -172,24 +172,22 @@ impl Filling {
     }
 }
 
-/// A stream (`stream`, 80 bytes) with its tree (`rax`, 24 bytes) and the root of it.
+/// A stream (`stream`, 80 bytes) with its tree.
 pub const STREAM: u64 = OBJECT + 80 + RAX;
-/// A tree without entries: `rax` and its root.
-pub const RAX: u64 = 32 + 16;
-/// What a tree holds for a key of 16 bytes, an id: a leaf, what of the key is its own, and its share of the branches.
-/// Measured.
-pub const RAX_ID: u64 = 64;
-/// A consumer group (`streamCG`, 40 bytes) with its two trees, and its leaf in the tree of groups.
-pub const GROUP: u64 = 48 + 2 * RAX + 16;
-/// A pending entry (`streamNACK`, 24 bytes), which stands in the trees of its group and of its consumer.
-pub const PENDING: u64 = 32 + 2 * RAX_ID;
-/// A consumer (`streamConsumer`, 24 bytes) with its tree, and its leaf in the tree of consumers.
-pub const CONSUMER: u64 = 32 + RAX + 16;
-
-/// A name in a tree: its bytes, the head of the node and its pointers.
-pub fn rax_name(len: u64) -> u64 {
-    allocated(4 + len + 16)
-}
+/// A tree without entries: `rax` (24 bytes) and its root.
+pub const RAX: u64 = 32 + 8;
+/// What a tree of listpacks holds for each by its id of 16 bytes: a leaf, what of the id is its own, and its share of the
+/// branches. Measured on ids some seconds apart.
+pub const RAX_NODE: u64 = 52;
+/// A consumer group (`streamCG`, 40 bytes) with its two trees, and its leaf and its share of the tree of groups. Names
+/// share most of their bytes; measured.
+pub const GROUP: u64 = 48 + 2 * RAX + RAX_NAME;
+/// A consumer (`streamConsumer`, 24 bytes) with its tree, and its leaf and its share of the tree of consumers.
+pub const CONSUMER: u64 = 32 + RAX + RAX_NAME;
+const RAX_NAME: u64 = 36;
+/// A pending entry (`streamNACK`, 24 bytes), which stands in the trees of its group and of its consumer: 60 bytes in each,
+/// measured on ids less than a second apart.
+pub const PENDING: u64 = 32 + 2 * 60;
 
 #[cfg(test)]
 mod tests {

@@ -120,7 +120,8 @@ impl Page {
                 let _ = write!(line, ", {bytes} bytes behind its end ignored");
             }
             if input.has_log {
-                line.push_str(", commands of a log not looked at");
+                let commands = count(input.log_commands);
+                let _ = write!(line, ", {commands} commands of a log not looked at");
             }
             self.line(&line);
             if let Some(damage) = &input.damage {
@@ -197,7 +198,8 @@ impl Page {
             return;
         }
         let name = rows.iter().map(|(name, _)| columns(name)).max();
-        let name = name.unwrap_or(0).clamp(12, NAME);
+        let name = name.unwrap_or(0).min(NAME);
+        let name = name.max(columns(title).saturating_sub(2));
         let head = format!(
             "{:<width$} {:>13} {:>11} {:>11} {:>14}  share",
             title,
@@ -311,9 +313,12 @@ impl Page {
         };
         self.title("by slot of a cluster");
         let (used, bytes) = (count(slots.used), size(most.sums.bytes));
-        let keys = count(most.sums.keys);
+        let keys = match most.sums.keys {
+            1 => "1 key".to_owned(),
+            keys => format!("{} keys", count(keys)),
+        };
         self.line(&format!(
-            "  {used} of 16,384 hold keys; the largest is {} with {keys} keys, {bytes}",
+            "  {used} of 16,384 hold keys; the largest is {} with {keys}, {bytes}",
             most.slot
         ));
         let by = self.style.by;
@@ -369,8 +374,8 @@ impl Page {
     }
 }
 
-/// The prefixes as lines, each below the one that it belongs to. What is smaller than `floor` is not shown, nor a prefix
-/// that holds all of the one above it.
+/// The prefixes as lines, each below the one that it belongs to. Of the longer ones those smaller than `floor` are not
+/// shown.
 fn below(node: &PrefixNode, depth: usize, floor: u64, by: By, rows: &mut Vec<(String, Sums)>) {
     for child in &node.children {
         if by.of(&child.sums) < floor.max(1) && depth > 0 {
