@@ -978,6 +978,36 @@ impl ReplayArgs {
     }
 }
 
+impl FilterArgs {
+    /// What passes, held against this time where the flags name none. Errors name the flag.
+    pub fn filter(&self, now_ms: i64) -> Result<Filter, String> {
+        let lower = |list: &[String]| {
+            list.iter()
+                .map(|t| t.to_ascii_lowercase())
+                .collect::<Vec<_>>()
+        };
+        let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
+        let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
+        Ok(Filter {
+            dbs: if self.db.is_empty() {
+                None
+            } else {
+                Some(self.db.clone())
+            },
+            not_dbs: self.not_db.clone(),
+            keys: patterns(&self.key, &self.key_regex).map_err(wrong("--key-regex"))?,
+            not_keys: patterns(&self.not_key, &self.not_key_regex)
+                .map_err(wrong("--not-key-regex"))?,
+            types: some(lower(&self.types)),
+            not_types: lower(&self.not_types),
+            size: self.size.map(|Sizes(from, to)| (from, to)),
+            ttl: self.ttl.map(|t| t.0),
+            keep_expired: self.expired.into(),
+            now_ms: self.now.map_or(now_ms, |m| m.0),
+        })
+    }
+}
+
 /// What the settings of all subcommands have in common. Mode and existing keys are the caller's to set.
 fn settings(
     filter: &FilterArgs,
@@ -992,32 +1022,8 @@ fn settings(
         Dialect::Redis | Dialect::Cluster => (500, 256 << 10),
         Dialect::Twemproxy => (100, 64 << 10),
     };
-    let lower = |list: &[String]| {
-        list.iter()
-            .map(|t| t.to_ascii_lowercase())
-            .collect::<Vec<_>>()
-    };
-    let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
-    let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
-    let now_ms = filter.now.map_or(now_ms, |m| m.0);
     Ok(Settings {
-        filter: Filter {
-            dbs: if filter.db.is_empty() {
-                None
-            } else {
-                Some(filter.db.clone())
-            },
-            not_dbs: filter.not_db.clone(),
-            keys: patterns(&filter.key, &filter.key_regex).map_err(wrong("--key-regex"))?,
-            not_keys: patterns(&filter.not_key, &filter.not_key_regex)
-                .map_err(wrong("--not-key-regex"))?,
-            types: some(lower(&filter.types)),
-            not_types: lower(&filter.not_types),
-            size: filter.size.map(|Sizes(from, to)| (from, to)),
-            ttl: filter.ttl.map(|t| t.0),
-            keep_expired: filter.expired.into(),
-            now_ms,
-        },
+        filter: filter.filter(now_ms)?,
         transform: Transform {
             db_map: transform
                 .db_map

@@ -1,18 +1,499 @@
-//! `report`.
+//! `report`: what is in snapshots → a table, CSV, JSON or a page.
 
-use clap::Args;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use crate::args::{InputArgs, MannersArgs};
-use crate::outcome::Exit;
+use bytes::Bytes as Buffer;
+use clap::{Args, ValueEnum};
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+use redis_migration::aof::read::{Event, Reader};
+use redis_migration::aof::set::{Role, Set};
+use redis_migration::command::encode::OnError;
+use redis_migration::input::{Kind, OpenOptions, Source, name_of};
+use redis_migration::pipeline::{Checksum, Progress};
+use redis_migration::report::table::{Style, render};
+use redis_migration::report::{By, Collection, Options, head, html};
+use redis_migration::resp::write::Block;
+use redis_migration::sink::Sink;
+use redis_migration::sink::file::{FileSink, OpenError};
+use redis_migration::{Error, ErrorKind, walk};
+
+use crate::args::{FilterArgs, InputArgs, MannersArgs, OutputArgs, SummaryArg};
+use crate::outcome::{self, Exit};
+use crate::run::{self, Finish};
+use crate::summary::{InputSummary, Log, Summary};
 
 #[derive(Debug, Clone, Args)]
+#[command(
+    mut_arg("expired", |arg| arg.default_value("keep").help(
+        "Keys whose time has passed: count them, and show how many they are, or leave them out"
+    )),
+    mut_arg("checksum", |arg| arg.long_help(
+        "When to hold the checksum against the file\n\nalong: while reading, so that a mismatch is found at the end, which is \
+         the default: nothing is written that would have to be taken back. first: before anything is counted. off: never."
+    )),
+    after_long_help = ENDING
+)]
 pub struct ReportArgs {
     #[command(flatten)]
     pub input: InputArgs,
     #[command(flatten)]
+    pub shape: ShapeArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    #[command(flatten)]
     pub manners: MannersArgs,
 }
 
-pub fn run(_args: &ReportArgs) -> Exit {
-    Exit::Usage
+const ENDING: &str = "\
+Memory is what a Redis 7.0 with default settings would hold once the file is loaded; the report says how far that was off \
+where it was measured. Commands of a log are not looked at: of an append-only file its snapshot is counted.
+
+Exit codes: 0 done; 2 usage; 3 a file is damaged, and what stands before that is counted; 5 FILE exists; 74 a local file; \
+75 --lock is held; 130 and 143 signals.";
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Report")]
+pub struct ShapeArgs {
+    /// Form of the report
+    ///
+    /// table: for people, with bars as wide as the terminal. csv: a record for each key, in order of the file: db, key,
+    /// type, encoding, bytes, memory, elements, largest_element, expires_at_ms; in a key a backslash is doubled, and what
+    /// is no UTF-8 or a control character is \xNN. json: all that was counted. html: the same as a page that needs no
+    /// network.
+    #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
+    pub format: FormatArg,
+    /// What bars show, and what decides which is larger: bytes in the file, estimated memory, or keys
+    #[arg(long, value_enum, default_value = "bytes", value_name = "WHAT")]
+    pub by: ByArg,
+    /// How many of the largest keys to show
+    #[arg(long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub top: u32,
+    /// Characters that end a part of a key's name, each by itself, for example :/.
+    #[arg(long, value_name = "CHARS", default_value = ":", value_parser = separators)]
+    pub separator: Separators,
+    /// The most parts of a name that make a prefix
+    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub prefix_depth: u8,
+    /// The most prefixes that are counted at a time
+    ///
+    /// Where there are more, the smallest are given up and their keys counted as (other); how much any prefix may be
+    /// counted too low is part of the report. A hundred thousand take about 30 MB.
+    #[arg(long, value_name = "N", default_value = "200000", value_parser = clap::value_parser!(u32).range(100..=50_000_000))]
+    pub prefixes: u32,
+}
+
+/// Bytes, each of which ends a part of a name.
+#[derive(Debug, Clone)]
+pub struct Separators(Vec<u8>);
+
+fn separators(text: &str) -> Result<Separators, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        return Err("one or more ASCII characters, for example : or :/.".to_owned());
+    }
+    Ok(Separators(text.as_bytes().to_vec()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    Table,
+    Csv,
+    Json,
+    Html,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ByArg {
+    Bytes,
+    Memory,
+    Keys,
+}
+
+impl From<ByArg> for By {
+    fn from(by: ByArg) -> By {
+        match by {
+            ByArg::Bytes => By::Bytes,
+            ByArg::Memory => By::Memory,
+            ByArg::Keys => By::Keys,
+        }
+    }
+}
+
+/// Prefixes that a report tells.
+const SHOWN_PREFIXES: usize = 2000;
+
+/// After a signal the run gets this long to end by itself: it may be waiting in a read or a write.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub fn run(args: &ReportArgs) -> Exit {
+    let log = Log::new(&args.manners);
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(text) => {
+            log.failure(&text);
+            return Exit::Usage;
+        }
+    };
+    let _lock = match run::prepare(&args.input, &args.manners, log) {
+        Ok(lock) => lock,
+        Err(exit) => return exit,
+    };
+    let progress = Progress::default();
+    let watch = run::watch(&progress);
+    run::supervise(&args.manners, log, GRACE, watch, || {
+        report(args, &options, log, &progress)
+    })
+}
+
+fn options(args: &ReportArgs) -> Result<Options, String> {
+    let filter = args.filter.filter(Timestamp::now().as_millisecond())?;
+    let threads = threads(args);
+    Ok(Options {
+        filter,
+        separators: args.shape.separator.0.clone(),
+        prefix_depth: usize::from(args.shape.prefix_depth),
+        most_prefixes: args.shape.prefixes as usize,
+        shown_prefixes: SHOWN_PREFIXES,
+        top: args.shape.top as usize,
+        by: args.shape.by.into(),
+        hide_keys: args.manners.hide_keys,
+        // Two strings for each worker: 32 MiB in all, and a quarter of a megabyte where there are many.
+        unpack_limit: ((32 << 20) / (2 * threads)).clamp(256 << 10, 8 << 20),
+    })
+}
+
+fn threads(args: &ReportArgs) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    args.input.threads.map_or(cores, usize::from)
+}
+
+fn report<'a>(
+    args: &'a ReportArgs,
+    options: &Options,
+    log: Log,
+    progress: &Progress,
+) -> Finish<'a> {
+    let mut job = match Job::new(args, log) {
+        Ok(job) => job,
+        Err((text, exit)) => {
+            return Box::new(move |_| {
+                log.failure(&text);
+                exit
+            });
+        }
+    };
+    job.run(options, progress);
+    Box::new(move |signal| job.ending(signal))
+}
+
+/// A run.
+struct Job<'a> {
+    args: &'a ReportArgs,
+    log: Log,
+    sink: FileSink,
+    summary: Summary,
+    started: Instant,
+    /// What ended the run, with the input's name where it is of one.
+    failed: Option<(String, Error)>,
+    /// The first damage of an input.
+    damage: Option<(String, Error)>,
+}
+
+impl<'a> Job<'a> {
+    fn new(args: &'a ReportArgs, log: Log) -> Result<Job<'a>, (String, Exit)> {
+        let output = args.output.output.as_deref();
+        let file = output.filter(|path| *path != Path::new("-"));
+        let sink = match file {
+            Some(path) => FileSink::create(path, args.output.force).map_err(|e| {
+                let exit = match e {
+                    OpenError::Exists(_) => Exit::Policy,
+                    OpenError::Busy(_) => Exit::Locked,
+                    OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
+                };
+                (e.to_string(), exit)
+            }),
+            None => FileSink::stdout()
+                .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
+        }?;
+        let name = file.map_or("stdout".to_owned(), |path| path.display().to_string());
+        Ok(Job {
+            args,
+            log,
+            sink,
+            summary: Summary::of_nothing(name),
+            started: Instant::now(),
+            failed: None,
+            damage: None,
+        })
+    }
+
+    fn run(&mut self, options: &Options, progress: &Progress) {
+        let mut collection = Collection::new(options);
+        let result = self.read(&mut collection, progress);
+        let result = result.and_then(|()| {
+            let report = collection.report(Timestamp::now().to_string());
+            let text = match self.args.shape.format {
+                FormatArg::Csv => return Ok(()),
+                FormatArg::Table => render(&report, &self.style()),
+                FormatArg::Json => {
+                    let json = serde_json::to_string_pretty(&report);
+                    json.expect("a report has text for names of fields") + "\n"
+                }
+                FormatArg::Html => html::render(&report, options.by),
+            };
+            self.write(text.into_bytes())
+                .map_err(|error| (String::new(), error))
+        });
+        self.failed = result.err();
+    }
+
+    /// Goes through all inputs. Errors are of what ends the run; damage does not.
+    fn read(
+        &mut self,
+        collection: &mut Collection<'_>,
+        progress: &Progress,
+    ) -> Result<(), (String, Error)> {
+        let args = self.args;
+        let no_mmap = args.input.no_mmap;
+        // Opened before any is read: a name that is mistyped is found at once.
+        let mut sets = Vec::new();
+        for path in &args.input.inputs {
+            let set = Set::open(path, &OpenOptions { no_mmap }, &progress.stop);
+            sets.push(set.map_err(|error| (name_of(path), error))?);
+        }
+        if args.shape.format == FormatArg::Csv {
+            let head = head().into_bytes();
+            self.write(head).map_err(|error| (String::new(), error))?;
+        }
+        for piece in sets.into_iter().flat_map(|set| set.pieces) {
+            let source = &piece.source;
+            let name = source.name.clone();
+            let is_log = match source.kind {
+                Kind::Log => true,
+                Kind::Empty | Kind::Unknown => matches!(piece.role, Role::Incr { .. }),
+                Kind::Snapshot | Kind::Manifest | Kind::Directory => false,
+            };
+            if is_log {
+                let commands = commands(source, 0, progress).map_err(|e| (name.clone(), e))?;
+                self.passed_over(&name, commands);
+                collection.note_log(&name, source.file_bytes, commands);
+                continue;
+            }
+            let is_part = piece.role != Role::Alone || piece.preface().is_preamble;
+            let input = source
+                .snapshot(is_part)
+                .map_err(|error| (name.clone(), error))?;
+            let how = walk::Options {
+                threads: threads(args),
+                checksum: args.input.checksum.map_or(Checksum::Along, Into::into),
+                lenient: false,
+                cut_keys: false,
+            };
+            let sink = &mut self.sink;
+            let bytes_out = &mut self.summary.bytes_out;
+            let mut rows = |rows: Vec<u8>| write(sink, bytes_out, rows);
+            let wants = args.shape.format == FormatArg::Csv;
+            let mut found = collection.read(
+                &input,
+                &how,
+                progress,
+                if wants { Some(&mut rows) } else { None },
+            );
+            let error = found.error.take();
+            if found.info.commands_follow {
+                let from = found.info.end.unwrap_or(0);
+                let commands = commands(source, from, progress).map_err(|e| (name.clone(), e))?;
+                self.passed_over(&name, commands);
+                collection.note_commands(commands);
+                found.info.trailing = 0;
+            }
+            let mut summary = InputSummary::new(name.clone(), input.file_bytes);
+            summary.error = error
+                .as_ref()
+                .map(|error| error.describe(args.manners.hide_keys));
+            summary.report = found;
+            self.summary.inputs.push(summary);
+            match error {
+                None => {}
+                Some(error) if ends(&error) => return Err((name, error)),
+                Some(error) => drop(self.damage.get_or_insert((name, error))),
+            }
+        }
+        if self.summary.inputs.is_empty() {
+            let what = "commands, and no snapshot: a report is made of snapshots";
+            let name = args
+                .input
+                .inputs
+                .first()
+                .map_or(String::new(), |path| name_of(path));
+            return Err((name, Error::plain(ErrorKind::OtherKind(what))));
+        }
+        Ok(())
+    }
+
+    fn passed_over(&self, name: &str, commands: u64) {
+        self.log.warning(&format!(
+            "{name}: {} commands of a log are not looked at; what they change is not in the report",
+            HumanCount(commands)
+        ));
+    }
+
+    fn write(&mut self, bytes: Vec<u8>) -> redis_migration::Result<()> {
+        write(&mut self.sink, &mut self.summary.bytes_out, bytes)
+    }
+
+    fn style(&self) -> Style {
+        let stdout = std::io::stdout();
+        let terminal = self.args.output.output.is_none() && stdout.is_terminal();
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        // The first of these that is set counts.
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+        let unicode = locale.is_some_and(|locale| {
+            let locale = locale.to_ascii_lowercase();
+            locale.contains("utf-8") || locale.contains("utf8")
+        });
+        let width = match terminal {
+            true => terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0)),
+            false => None,
+        };
+        Style {
+            width: width.unwrap_or(118).clamp(60, 400),
+            color: terminal
+                && set("NO_COLOR").is_none()
+                && set("TERM").is_none_or(|term| term != "dumb"),
+            unicode,
+            by: self.args.shape.by.into(),
+        }
+    }
+
+    /// What is left to say: damage, what failed, and the summary.
+    fn ending(mut self, signal: Option<i32>) -> Exit {
+        let hide = self.args.manners.hide_keys;
+        let mut exit = Exit::Done;
+        if let Some((name, error)) = &self.damage {
+            exit = Exit::of(error);
+            self.log.failure(&format!(
+                "{name}: {}. What could be read is in the report.{}",
+                error.describe(hide),
+                next(error)
+            ));
+        }
+        if let Some((name, error)) = self.failed.take() {
+            if outcome::is_broken_pipe(&error) {
+                outcome::die_by_sigpipe();
+            }
+            exit = self.failure(&name, &error, signal);
+        } else if exit != Exit::Done && self.args.shape.format == FormatArg::Csv {
+            // Records that end early are not given the name of a list that is whole.
+            if let Some(partial) = self.sink.partial() {
+                let kept = format!("the records are in {}", partial.display());
+                self.log.failure(&kept);
+            }
+        } else if let Err(error) = self.sink.finish() {
+            exit = self.failure("", &error, signal);
+        }
+        self.sum_up(exit)
+    }
+
+    fn failure(&mut self, name: &str, error: &Error, signal: Option<i32>) -> Exit {
+        let name = match error.kind() {
+            ErrorKind::Io { .. } => String::new(),
+            _ if name.is_empty() => String::new(),
+            _ => format!("{name}: "),
+        };
+        if let Some(partial) = self.sink.partial() {
+            let _ = std::fs::remove_file(partial);
+        }
+        match (error.kind(), signal) {
+            (ErrorKind::Stopped, Some(signal)) => {
+                self.log
+                    .failure(&format!("{name}interrupted; there is no report"));
+                Exit::Signal(signal)
+            }
+            (ErrorKind::OtherKind(_), _) => {
+                self.log.failure(&format!("{name}{error}"));
+                Exit::Usage
+            }
+            _ => {
+                let text = error.describe(self.args.manners.hide_keys);
+                self.log.failure(&format!("{name}{text}.{}", next(error)));
+                Exit::of(error)
+            }
+        }
+    }
+
+    fn sum_up(mut self, mut exit: Exit) -> Exit {
+        let manners = &self.args.manners;
+        self.summary.exit = exit;
+        self.summary.seconds = self.started.elapsed().as_secs_f64();
+        match manners.summary {
+            SummaryArg::Text if self.summary.inputs.is_empty() => {}
+            SummaryArg::Text => {
+                let inputs = &self.summary.inputs;
+                let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();
+                let keys: u64 = inputs.iter().map(|input| input.report.tally.read).sum();
+                let seconds = self.summary.seconds;
+                self.log.info(&format!(
+                    "{} keys in {} looked at in {seconds:.2} s ({}/s)",
+                    HumanCount(keys),
+                    HumanBytes(bytes),
+                    HumanBytes((bytes as f64 / seconds.max(1e-9)) as u64),
+                ));
+            }
+            SummaryArg::Json if !manners.quiet => eprintln!("{}", self.summary.json()),
+            SummaryArg::Json => {}
+        }
+        if let Err(text) = self.summary.files(manners) {
+            self.log.failure(&text);
+            if exit == Exit::Done {
+                exit = Exit::LocalFile;
+            }
+        }
+        exit
+    }
+}
+
+/// How many commands a log has from here on, up to where it cannot be read.
+fn commands(source: &Source, from: u64, progress: &Progress) -> redis_migration::Result<u64> {
+    let file = source.file.try_clone();
+    let file = file.map_err(|e| Error::io(format!("{} cannot be read", source.name), e))?;
+    let mut reader = Reader::new(file, &source.name, from, false, None);
+    let mut commands = 0;
+    loop {
+        progress.check_stop()?;
+        match reader.next(|_, _| true) {
+            Ok(Event::Plain { commands: some, .. } | Event::Transaction { commands: some, .. }) => {
+                commands += some;
+            }
+            Ok(Event::Command { .. }) => commands += 1,
+            Ok(Event::Time(_) | Event::Stray) => {}
+            Ok(Event::Dry | Event::Until) | Err(_) => return Ok(commands),
+        }
+    }
+}
+
+fn write(sink: &mut FileSink, bytes_out: &mut u64, bytes: Vec<u8>) -> redis_migration::Result<()> {
+    *bytes_out += bytes.len() as u64;
+    sink.write(&[Block::Shared(Buffer::from(bytes))])
+}
+
+/// Whether an error ends the run; damage of one input does not keep the others from being read.
+fn ends(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Io { .. } | ErrorKind::Stopped => true,
+        _ => Exit::of(error) != Exit::Corrupt,
+    }
+}
+
+/// The next step. Those that other subcommands have flags for are not ours.
+fn next(error: &Error) -> String {
+    let step = outcome::next(error, OnError::Stop);
+    match step.contains("--on-error") {
+        true => " Next: redis-migration check tells what of it is whole.".to_owned(),
+        false => step,
+    }
 }

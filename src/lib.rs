@@ -36,6 +36,7 @@ pub mod pipeline;
 pub mod rdb;
 pub mod replay;
 pub mod replica;
+pub mod report;
 pub mod resp;
 pub mod server;
 pub mod sink;

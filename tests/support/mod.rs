@@ -1,11 +1,13 @@
 //! What the tests need around the program: real servers, a client to look into them, and a way to run the binary.
 
+pub(crate) mod browser;
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod data;
 pub(crate) mod load;
 pub(crate) mod relay;
+pub(crate) mod reports;
 pub(crate) mod resp;
 pub(crate) mod script;
 pub(crate) mod server;
