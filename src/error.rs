@@ -174,6 +174,21 @@ pub enum ErrorKind {
     /// The same member twice; servers refuse it, in packed values under deep check only.
     #[error("{0} occurs twice")]
     Duplicate(&'static str),
+    /// A type that came later than the file's version (FORMAT §1.4).
+    #[error(
+        "type {byte} came with RDB version {since}, which the file, of version {version}, cannot hold"
+    )]
+    TypeSince {
+        /// The type's byte.
+        byte: u8,
+        /// The version that brought it.
+        since: u16,
+        /// The file's version.
+        version: u16,
+    },
+    /// A value without elements: servers remove such keys and never save them.
+    #[error("no element is in it, and servers never save such a key")]
+    Empty,
     /// Packed sorted set out of order.
     #[error("packed sorted set is not ordered by score")]
     Unordered,
