@@ -174,6 +174,30 @@ pub enum ErrorKind {
     /// The same member twice; servers refuse it, in packed values under deep check only.
     #[error("{0} occurs twice")]
     Duplicate(&'static str),
+    /// A type that came later than the file's version (FORMAT §1.4).
+    #[error(
+        "type {byte} came with RDB version {since}, which the file, of version {version}, cannot hold"
+    )]
+    TypeSince {
+        /// The type's byte.
+        byte: u8,
+        /// The version that brought it.
+        since: u16,
+        /// The file's version.
+        version: u16,
+    },
+    /// A value without elements: servers remove such keys and never save them.
+    #[error("no element is in it, and servers never save such a key")]
+    Empty,
+    /// An expiry, an idle time or a frequency that belongs to no key (FORMAT §3.2).
+    #[error("an expiry or a hint stands before no key")]
+    Loose,
+    /// The EOF opcode where the file goes on.
+    #[error("the file ends here by its opcode, and goes on")]
+    EarlyEnd,
+    /// A key without a name among bytes that are no records.
+    #[error("a key without a name, and what follows it is no record")]
+    Unnamed,
     /// Packed sorted set out of order.
     #[error("packed sorted set is not ordered by score")]
     Unordered,

@@ -24,6 +24,7 @@
 //! [`pipeline::convert`] runs the first, [`aof::convert::Conversion`] both. The library never prints and never exits.
 
 pub mod aof;
+pub mod check;
 pub mod command;
 pub mod cursor;
 pub mod encoding;

@@ -3,6 +3,7 @@
 //! `tests/install-servers` gets the servers; `tests/run` does everything in order.
 
 mod aof;
+mod check;
 mod commands;
 mod connecting;
 mod convert;

@@ -230,7 +230,7 @@ impl<'a> Reader<'a> {
             }
             opcode::FREQ => self.pending.freq = Some(c.u8()?),
             opcode::IDLE => self.pending.idle_secs = Some(length(c)?),
-            opcode::KEY_META if !self.format.valkey => {
+            opcode::KEY_META if !self.format.valkey && self.format.version >= 13 => {
                 module::skip_key_meta(c)?;
                 self.pending.meta = Some((pos, c.pos()));
             }
@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
                 })));
             }
             opcode::FUNCTION2 => return Ok(Some(Record::Function(Function::Library(string(c)?)))),
-            opcode::SLOT_INFO => {
+            opcode::SLOT_INFO if self.format.version >= 12 => {
                 length(c)?;
                 length(c)?;
                 length(c)?;
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
                 }
                 return hint;
             }
-            opcode::HASH_TEMPLATE if !self.format.valkey => {
+            opcode::HASH_TEMPLATE if !self.format.valkey && self.format.version >= 15 => {
                 let id = length(c)?;
                 let count = count(c, 1, "fields")?;
                 let names = Names {

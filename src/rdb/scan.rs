@@ -1,7 +1,7 @@
 //! Walks a file without decoding it: cuts it into tasks for the workers, notes what belongs to the
 //! file as a whole, and takes the checksum while the bytes are warm.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::{Format, Reader, Record, key_name, plain_string, type_name};
@@ -100,7 +100,23 @@ pub struct FileInfo {
     pub module_aux: Vec<(String, u64)>,
     /// Function libraries.
     pub functions: u64,
+    /// What the databases hold. Of a file that names more than [`MOST_DBS`], the rest is not listed.
+    pub dbs: BTreeMap<u64, Counts>,
 }
+
+/// Keys of a database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All of them.
+    pub keys: u64,
+    /// Those with an expiry.
+    pub expires: u64,
+    /// Those whose time has passed, where the scan was told what time it is.
+    pub expired: u64,
+}
+
+/// Databases that are counted one by one: a file that lies could name billions.
+pub const MOST_DBS: usize = 1 << 16;
 
 /// Input per task.
 pub const BATCH_BYTES: usize = 1 << 20;
@@ -122,6 +138,10 @@ pub struct Scanner<'a> {
     failed: Option<Error>,
     scratch: Scratch,
     data: &'a [u8],
+    /// Keys of the present database that are not in `info` yet.
+    counts: Counts,
+    /// Unix time in milliseconds that expiries are held against where expired keys are counted.
+    pub now_ms: i64,
     /// What was found out so far.
     pub info: FileInfo,
 }
@@ -148,6 +168,8 @@ impl<'a> Scanner<'a> {
             failed: None,
             scratch: Scratch::new(1 << 20),
             data,
+            counts: Counts::default(),
+            now_ms: i64::MIN,
             info: FileInfo::default(),
         })
     }
@@ -177,6 +199,7 @@ impl<'a> Scanner<'a> {
         if let Err(error) = self.fill(&mut batch) {
             self.failed = Some(error);
         }
+        self.count_db();
         if batch.to > batch.from {
             let task = Task {
                 db: batch.db,
@@ -218,6 +241,11 @@ impl<'a> Scanner<'a> {
                         },
                     )?;
                     self.info.keys += 1;
+                    self.counts.keys += 1;
+                    if let Some(at) = key.attributes.expire_at_ms {
+                        self.counts.expires += 1;
+                        self.counts.expired += u64::from(at <= self.now_ms);
+                    }
                     let end = self.reader.c.pos();
                     if self.cuts.is_empty() {
                         batch.to = end;
@@ -229,7 +257,10 @@ impl<'a> Scanner<'a> {
                         return Ok(());
                     }
                 }
-                Record::Select(db) => self.db = db,
+                Record::Select(db) => {
+                    self.count_db();
+                    self.db = db;
+                }
                 Record::Aux { name, value } => {
                     self.aux(name, value)?;
                 }
@@ -287,8 +318,21 @@ impl<'a> Scanner<'a> {
         }
         if pos > start {
             self.info.keys += keys;
+            self.counts.keys += keys;
             self.reader.pass(pos, last + 1);
             batch.to = pos;
+        }
+    }
+
+    /// Adds what was counted since the last SELECTDB to its database.
+    fn count_db(&mut self) {
+        let counts = std::mem::take(&mut self.counts);
+        let dbs = &mut self.info.dbs;
+        if counts.keys > 0 && (dbs.len() < MOST_DBS || dbs.contains_key(&self.db)) {
+            let db = dbs.entry(self.db).or_default();
+            db.keys += counts.keys;
+            db.expires += counts.expires;
+            db.expired += counts.expired;
         }
     }
 

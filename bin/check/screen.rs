@@ -1,0 +1,311 @@
+//! What was found, as one screen a file.
+
+use std::fmt::Write;
+
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+use redis_migration::aof::read::TailKind;
+use redis_migration::aof::set::Role;
+use redis_migration::check::log::{Ending, Log};
+use redis_migration::check::set::{Checked, CheckedFile};
+use redis_migration::check::snapshot::{Checksum, Snapshot};
+use redis_migration::check::{Verdict, wording};
+
+use super::plural;
+
+/// Databases that are listed one by one.
+const DBS_SHOWN: usize = 16;
+
+/// The screen of an input.
+pub fn of(checked: &Checked, hide_keys: bool) -> String {
+    let mut out = String::new();
+    if let Some(manifest) = &checked.manifest {
+        let _ = writeln!(out, "{}", checked.name);
+        line(&mut out, "kind", "append-only file in parts");
+        line(&mut out, "manifest", &manifest.display().to_string());
+        for name in &checked.foreign {
+            let note = format!("{} lies beside it and is not listed", name.display());
+            line(&mut out, "", &note);
+        }
+        line(&mut out, "verdict", verdict_of_set(checked));
+    }
+    for file in &checked.files {
+        of_file(&mut out, file, hide_keys);
+    }
+    out
+}
+
+fn verdict_of_set(checked: &Checked) -> &'static str {
+    match checked.verdict() {
+        Verdict::Whole => "whole: all AOF files and manifest are valid",
+        Verdict::Torn => "ends within a command; servers cut that off and start",
+        Verdict::Damaged => "damaged: a server would not start with it",
+    }
+}
+
+fn line(out: &mut String, label: &str, text: &str) {
+    let _ = writeln!(out, "  {label:<12} {text}");
+}
+
+fn of_file(out: &mut String, file: &CheckedFile, hide_keys: bool) {
+    let _ = writeln!(out, "{}", file.name);
+    line(out, "kind", &kind(file));
+    line(
+        out,
+        "size",
+        &format!(
+            "{} bytes ({})",
+            HumanCount(file.file_bytes),
+            HumanBytes(file.file_bytes)
+        ),
+    );
+    if let Some(snapshot) = &file.snapshot {
+        of_snapshot(out, snapshot);
+    }
+    if let Some(log) = &file.log {
+        of_log(out, log);
+    }
+    line(out, "verdict", &verdict(file, hide_keys));
+    let faults = file.snapshot.iter().flat_map(|s| &s.faults);
+    for fault in faults {
+        for text in wording::rdb_error(fault, hide_keys) {
+            let _ = writeln!(out, "{text}");
+        }
+        let _ = writeln!(out, "  {}", fault.error.describe(hide_keys));
+    }
+    if let Some(snapshot) = &file.snapshot
+        && snapshot.more_faults > 0
+    {
+        let more = HumanCount(snapshot.more_faults);
+        let _ = writeln!(out, "  and {more} more; --most N lists more of them");
+    }
+    if let Some(log) = &file.log {
+        let _ = writeln!(out, "{}", log.analyzed(&file.name));
+    }
+    for step in next_steps(file) {
+        let _ = writeln!(out, "  next: {step}");
+    }
+}
+
+fn kind(file: &CheckedFile) -> String {
+    let role = match file.role {
+        Role::Alone => "",
+        Role::Base => " (base)",
+        Role::Incr { .. } => " (incremental)",
+    };
+    let format = file.snapshot.as_ref().and_then(|s| s.format);
+    let kind = match (format, &file.snapshot, &file.log) {
+        (Some(format), _, log) => {
+            let version = format.version;
+            let what = match log {
+                Some(_) => "append-only file that begins with a snapshot",
+                None => "snapshot",
+            };
+            format!("{what}, {}, RDB version {version}", format.magic())
+        }
+        (None, Some(_), _) => "unknown".to_owned(),
+        (None, None, Some(_)) => "append-only commands".to_owned(),
+        (None, None, None) => "unknown".to_owned(),
+    };
+    kind + role
+}
+
+fn of_snapshot(out: &mut String, snapshot: &Snapshot) {
+    let n = HumanCount;
+    let info = &snapshot.info;
+    let aux = |name: &str| {
+        let found = snapshot
+            .aux
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()));
+        found.map(|(_, value)| value.escape_ascii().to_string())
+    };
+    if snapshot.format.is_none() {
+        return;
+    }
+    let mut by = vec![
+        info.server
+            .clone()
+            .unwrap_or_else(|| "a server that does not say".to_owned()),
+    ];
+    by.extend(aux("redis-bits").map(|bits| format!("{bits} bits")));
+    by.extend(aux("ctime").map(|time| {
+        match time
+            .parse()
+            .ok()
+            .and_then(|t| Timestamp::from_second(t).ok())
+        {
+            Some(time) => format!("at {time}"),
+            None => format!("at {time}"),
+        }
+    }));
+    by.extend(aux("used-mem").map(|bytes| match bytes.parse() {
+        Ok(bytes) => format!("holding {} in memory", HumanBytes(bytes)),
+        Err(_) => format!("holding {bytes} bytes in memory"),
+    }));
+    line(out, "written by", &by.join(", "));
+    let known = ["redis-ver", "valkey-ver", "redis-bits", "ctime", "used-mem"];
+    let others: Vec<String> = snapshot
+        .aux
+        .iter()
+        .filter(|(name, _)| {
+            !known
+                .iter()
+                .any(|k| name.eq_ignore_ascii_case(k.as_bytes()))
+        })
+        .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
+        .collect();
+    if !others.is_empty() {
+        line(out, "aux", &others.join(", "));
+    }
+    let dbs: Vec<String> = info
+        .dbs
+        .iter()
+        .map(|(db, counts)| {
+            let mut text = format!("db {db}: {}", plural(counts.keys, "key"));
+            if counts.expires > 0 {
+                let _ = write!(text, ", {} with expiry", n(counts.expires));
+            }
+            if counts.expired > 0 {
+                let _ = write!(text, ", {} of them past", n(counts.expired));
+            }
+            text
+        })
+        .collect();
+    if dbs.is_empty() {
+        line(out, "databases", "no keys");
+    }
+    for (i, text) in dbs.iter().take(DBS_SHOWN).enumerate() {
+        line(out, if i == 0 { "databases" } else { "" }, text);
+    }
+    if dbs.len() > DBS_SHOWN {
+        let all = info.keys;
+        line(
+            out,
+            "",
+            &format!(
+                "and {} more databases; {} in all",
+                n((dbs.len() - DBS_SHOWN) as u64),
+                plural(all, "key")
+            ),
+        );
+    }
+    if info.functions > 0 {
+        line(
+            out,
+            "functions",
+            &plural(info.functions, "library").replace("librarys", "libraries"),
+        );
+    }
+    if snapshot.scripts > 0 {
+        line(out, "scripts", &n(snapshot.scripts).to_string());
+    }
+    if !info.module_aux.is_empty() {
+        let modules: Vec<String> = info
+            .module_aux
+            .iter()
+            .map(|(name, count)| format!("{name} ({})", n(*count)))
+            .collect();
+        line(out, "module aux", &modules.join(", "));
+    }
+    let checksum = match snapshot.checksum {
+        Checksum::BeforeItsTime => "none: this version has none".to_owned(),
+        Checksum::None => "none: RDB file was saved with checksum disabled".to_owned(),
+        Checksum::Unasked => "not asked".to_owned(),
+        Checksum::Matches(value) => format!("matches ({value:016x})"),
+        Checksum::Mismatch { stored, computed } => {
+            format!("does not match: {stored:016x} is stored, the bytes give {computed:016x}")
+        }
+        Checksum::NotReached => "not reached".to_owned(),
+    };
+    line(out, "checksum", &checksum);
+    let depth = match snapshot.deep {
+        true => "every value to its last byte",
+        false => "lengths and checksum",
+    };
+    line(out, "looked at", depth);
+    if info.trailing > 0 && !info.commands_follow {
+        let note = format!(
+            "{} behind its end, which servers ignore",
+            plural(info.trailing, "byte")
+        );
+        line(out, "", &note);
+    }
+}
+
+fn of_log(out: &mut String, log: &Log) {
+    let n = HumanCount;
+    let mut text = n(log.commands).to_string();
+    if log.transactions > 0 {
+        let _ = write!(
+            text,
+            ", in them {}",
+            plural(log.transactions, "transaction")
+        );
+    }
+    line(out, "commands", &text);
+    if let Some((first, last)) = log.times_ms {
+        let shown = |ms: i64| match Timestamp::from_millisecond(ms) {
+            Ok(time) => time.to_string(),
+            Err(_) => format!("{ms} ms"),
+        };
+        line(out, "#TS", &format!("{} to {}", shown(first), shown(last)));
+    }
+}
+
+fn verdict(file: &CheckedFile, hide_keys: bool) -> String {
+    let n = HumanCount;
+    if let Some(error) = &file.error {
+        return format!("damaged: {}", error.describe(hide_keys));
+    }
+    let faults = file
+        .snapshot
+        .as_ref()
+        .map_or(0, |s| s.faults.len() as u64 + s.more_faults);
+    if faults > 0 {
+        return format!("damaged: {}", plural(faults, "fault"));
+    }
+    match file.log.as_ref().map(|log| &log.ending) {
+        Some(Ending::Broken(error)) => format!("damaged: {}", error.describe(hide_keys)),
+        Some(Ending::Torn(tail)) => {
+            let what = match tail.kind {
+                TailKind::Clean | TailKind::Command => "a command".to_owned(),
+                TailKind::Transaction { commands } => {
+                    format!(
+                        "a transaction of {} without its EXEC",
+                        plural(commands, "command")
+                    )
+                }
+            };
+            let left = plural(tail.len - tail.whole, "byte");
+            let ends = format!(
+                "the log ends within {what}: {left} from byte {:#x} on are not whole",
+                tail.whole
+            );
+            match file.is_last() {
+                true => format!("torn: {ends}"),
+                false => format!("damaged: {ends}, and other files follow it"),
+            }
+        }
+        Some(Ending::Clean | Ending::Until) | None => {
+            let keys = file.snapshot.as_ref().map(|s| s.info.keys);
+            match (keys, &file.log) {
+                (Some(keys), None) => format!("whole, {}", plural(keys, "key")),
+                (Some(keys), Some(log)) => {
+                    format!(
+                        "whole, {} and {} commands",
+                        plural(keys, "key"),
+                        n(log.commands)
+                    )
+                }
+                (None, _) => "whole".to_owned(),
+            }
+        }
+    }
+}
+
+/// What a person can do about it.
+fn next_steps(file: &CheckedFile) -> Vec<String> {
+    let _ = file;
+    Vec::new()
+}

@@ -1,0 +1,3 @@
+//! `check`: agreement with the servers' own programs, and what is saved of damaged files.
+
+mod salvage;

@@ -1,0 +1,165 @@
+//! Snapshots with holes: all that does not touch a hole is saved, and nothing is made up in silence.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use redis_migration::check::salvage::{Salvaged, salvage};
+use redis_migration::filter::Filter;
+use redis_migration::pipeline::Progress;
+use redis_migration::rdb::keys::{Keys, Met};
+use redis_migration::rdb::scan::{Along, Scanner};
+
+use crate::support::client::call;
+use crate::support::fixture;
+use crate::support::server::Server;
+
+/// Where a key's record stands, and its bytes.
+type Records = BTreeMap<(u64, Vec<u8>), (Range<usize>, Vec<u8>)>;
+
+/// The records of a whole file, by database and name.
+fn records(bytes: &[u8]) -> Records {
+    let mut scanner = Scanner::new(bytes, Along::Check, false, false).expect("a snapshot");
+    let mut keys = Keys::new(bytes, scanner.format(), 1 << 20);
+    let mut records = Records::new();
+    while let Some(task) = scanner.next_task().expect("a whole snapshot") {
+        let read = keys.for_each(&task, &Filter::default(), |met| {
+            if let Met::Key(seen) = met {
+                let span = seen.record.start..seen.end;
+                let record = bytes[span.clone()].to_vec();
+                let before = records.insert((seen.db, seen.name.to_vec()), (span, record));
+                assert!(
+                    before.is_none(),
+                    "{:?} stands twice",
+                    seen.name.escape_ascii()
+                );
+            }
+            Ok(())
+        });
+        read.expect("whole keys");
+    }
+    assert_eq!(scanner.info.trailing, 0);
+    records
+}
+
+fn saved(bytes: &[u8]) -> (Salvaged, Vec<u8>) {
+    salvage(bytes, Vec::new(), 1000, &Progress::default()).expect("memory can be written")
+}
+
+/// Zeroes a piece of a snapshot and holds what is saved of it against what touches the hole.
+fn punch(whole: &[u8], truth: &Records, hole: Range<usize>) -> Result<(), String> {
+    let mut bytes = whole.to_vec();
+    bytes[hole.clone()].fill(0);
+    let (report, out) = saved(&bytes);
+    let found = records(&out);
+    let touches = |span: &Range<usize>| span.start < hole.end && hole.start < span.end;
+    if found.len() + 200 < truth.len() {
+        return Err(format!(
+            "{} of {} keys: {report:?}",
+            found.len(),
+            truth.len()
+        ));
+    }
+    for ((db, name), (span, record)) in truth {
+        let now = found.get(&(*db, name.clone()));
+        if !touches(span) && now.map(|(_, record)| record) != Some(record) {
+            return Err(format!(
+                "{} in db {db} at {span:?} does not touch {hole:?} and is {}: {:?}",
+                name.escape_ascii(),
+                if now.is_some() { "altered" } else { "lost" },
+                report.holes
+            ));
+        }
+    }
+    for ((db, name), (_, record)) in &found {
+        if truth
+            .get(&(*db, name.clone()))
+            .is_none_or(|(_, was)| was != record)
+        {
+            let told = report
+                .doubts
+                .iter()
+                .any(|d| d.key.db == *db && name.starts_with(&d.key.key));
+            if !told {
+                return Err(format!(
+                    "{hole:?}: {} in db {db} is not what it was, and nothing tells: {:?} {:?}",
+                    name.escape_ascii(),
+                    report.holes,
+                    report.doubts
+                ));
+            }
+        }
+    }
+    if report.keys != found.len() as u64 {
+        return Err(format!(
+            "{} keys are told, {} are there",
+            report.keys,
+            found.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Numbers without pattern, always the same.
+pub(crate) fn random(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % below.max(1)
+    }
+}
+
+fn punch_often(whole: &[u8], holes: usize, seed: u64) {
+    let truth = records(whole);
+    let mut random = random(seed);
+    let mut wrong = Vec::new();
+    for _ in 0..holes {
+        let from = 9 + random(whole.len() - 4096 - 9 - 9);
+        if let Err(text) = punch(whole, &truth, from..from + 4096) {
+            wrong.push(text);
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {holes}:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(4)].join("\n")
+    );
+}
+
+#[test]
+fn a_zeroed_block_costs_the_keys_that_touch_it() {
+    for seed in 1..=3 {
+        let whole = std::fs::read(fixture("mixed_redis-7.0_v10.rdb")).expect("a fixture");
+        punch_often(&whole, 40, seed);
+    }
+}
+
+#[test]
+fn a_zeroed_block_in_a_large_file_costs_the_keys_that_touch_it() {
+    let whole = large();
+    punch_often(&whole, 6, 7);
+}
+
+/// Twenty megabytes of keys of all types, as a server writes them.
+fn large() -> Vec<u8> {
+    let server = Server::start("redis-7.0");
+    let mut client = server.client();
+    let script = "math.randomseed(7)
+        local t = {}
+        for i = 1, 65536 do t[i] = string.char(math.random(32, 126)) end
+        local base = table.concat(t)
+        local function text(n) local at = math.random(1, 65536 - n); return string.sub(base, at, at + n - 1) end
+        for i = 1, 20000 do
+            local k, t, n = 'key:' .. i, i % 8, math.random(1, 200)
+            if t < 4 then redis.call('SET', k, text(math.random(10, 1200)))
+            elseif t == 4 then for j = 1, n / 5 do redis.call('RPUSH', k, text(60)) end
+            elseif t == 5 then for j = 1, n do redis.call('HSET', k, 'f' .. j, text(20)) end
+            elseif t == 6 then for j = 1, n do redis.call('ZADD', k, math.random(), text(20)) end
+            else for j = 1, n do redis.call('SADD', k, text(20)) end end
+            if i % 5 == 0 then redis.call('PEXPIREAT', k, 4102444800000 + i) end
+        end";
+    call!(client, "EVAL", script, "0");
+    std::fs::read(server.save()).expect("a snapshot")
+}
