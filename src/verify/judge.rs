@@ -10,7 +10,7 @@ use super::items::{Fields, Items, Manner, Rows, lists};
 use super::pieces::{Can, Pieces};
 use super::reach::{Asks, Reach};
 use super::stream::{self, Stream};
-use super::{Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show};
+use super::{Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show, vectors};
 use crate::command::target::{Dialect, Feature, Target};
 use crate::cursor::Cursor;
 use crate::encoding::string::string;
@@ -825,6 +825,12 @@ impl<'v, 'a> Judge<'v, 'a> {
             }
             // What no client can look into is compared as it stands.
             Type::Module | Type::Gcra | Type::PathHash | Type::String => {
+                if type_name(want_ty, one.value) == vectors::NAME
+                    && type_name(ty, got) == vectors::NAME
+                    && vectors::compare(one.value, got, rows)
+                {
+                    return Ok(());
+                }
                 let from = one.value.pos();
                 let want = one.value.slice(from, from + one.value_bytes);
                 let mut got = got;

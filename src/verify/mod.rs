@@ -18,7 +18,7 @@
 //! - consumers without pending entries before 6.2, which has no command that makes them;
 //! - keys and fields whose time has passed.
 //!
-//! Idle times and access frequencies change by being looked at, and are not compared.
+//! Function libraries are not looked at. Idle times and access frequencies change by being looked at, and are not compared.
 
 mod clock;
 mod digest;
@@ -29,6 +29,7 @@ mod pieces;
 mod reach;
 mod sample;
 mod stream;
+mod vectors;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
