@@ -522,10 +522,10 @@ pub struct BatchArgs {
     pub no_functions: bool,
 }
 
-/// Where commands are sent, in redis-cli's own names, and how.
+/// Where a server is and how to be let in, in redis-cli's own names.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Destination")]
-pub struct TargetArgs {
+pub struct ServerArgs {
     /// Name or address of the server or proxy; default: 127.0.0.1
     #[arg(short = 'h', value_name = "HOST", conflicts_with = "socket")]
     pub host: Option<String>,
@@ -593,6 +593,14 @@ pub struct TargetArgs {
     /// every key.
     #[arg(long)]
     pub insecure: bool,
+}
+
+/// Where commands are sent, and how.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Destination")]
+pub struct TargetArgs {
+    #[command(flatten)]
+    pub server: ServerArgs,
     /// Connections to the destination; default: 2, twemproxy 4; of a Cluster to each master, default: 1
     ///
     /// A key always goes by the same one, so that its commands keep their order. More than a few help only where
@@ -979,7 +987,7 @@ impl ReplayArgs {
 }
 
 impl FilterArgs {
-    /// What passes, held against this time where the flags name none. Errors name the flag.
+    /// Which keys pass. Errors are usage errors.
     pub fn filter(&self, now_ms: i64) -> Result<Filter, String> {
         let lower = |list: &[String]| {
             list.iter()
@@ -988,6 +996,7 @@ impl FilterArgs {
         };
         let some = |list: Vec<String>| if list.is_empty() { None } else { Some(list) };
         let wrong = |flag: &'static str| move |e| format!("{flag}: {e}");
+        let now_ms = self.now.map_or(now_ms, |m| m.0);
         Ok(Filter {
             dbs: if self.db.is_empty() {
                 None
@@ -1003,8 +1012,30 @@ impl FilterArgs {
             size: self.size.map(|Sizes(from, to)| (from, to)),
             ttl: self.ttl.map(|t| t.0),
             keep_expired: self.expired.into(),
-            now_ms: self.now.map_or(now_ms, |m| m.0),
+            now_ms,
         })
+    }
+}
+
+impl TransformArgs {
+    /// What changes on the way.
+    pub fn transform(&self) -> Transform {
+        Transform {
+            db_map: self
+                .db_map
+                .iter()
+                .map(|DbPair(from, to)| (*from, *to))
+                .collect(),
+            rename_prefix: self
+                .rename_prefix
+                .iter()
+                .map(|PrefixPair(from, to)| (from.clone().into_bytes(), to.clone().into_bytes()))
+                .collect(),
+            add_prefix: self.add_prefix.clone().into_bytes(),
+            no_ttl: self.no_ttl,
+            ttl_shift_ms: self.ttl_shift.map_or(0, |m| m.0),
+            hold_until_ms: None,
+        }
     }
 }
 
@@ -1024,22 +1055,7 @@ fn settings(
     };
     Ok(Settings {
         filter: filter.filter(now_ms)?,
-        transform: Transform {
-            db_map: transform
-                .db_map
-                .iter()
-                .map(|DbPair(from, to)| (*from, *to))
-                .collect(),
-            rename_prefix: transform
-                .rename_prefix
-                .iter()
-                .map(|PrefixPair(from, to)| (from.clone().into_bytes(), to.clone().into_bytes()))
-                .collect(),
-            add_prefix: transform.add_prefix.clone().into_bytes(),
-            no_ttl: transform.no_ttl,
-            ttl_shift_ms: transform.ttl_shift.map_or(0, |m| m.0),
-            hold_until_ms: None,
-        },
+        transform: transform.transform(),
         target,
         on_error: failures.on_error.into(),
         batch_elements: batches.batch_elements.unwrap_or(elements),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redis_migration::server::endpoint::{self, Address, Endpoint, Secret, Tls, Ways};
 
-use crate::args::{SourceArgs, TargetArgs};
+use crate::args::{ServerArgs, SourceArgs, TargetArgs};
 use crate::classic;
 use crate::outcome::Exit;
 use crate::values::Password;
@@ -22,8 +22,14 @@ const PASSWORD_MAX: u64 = 64 << 10;
 /// May ask for a password on the terminal and read one from a file; connects to nothing. Errors come with their exit
 /// code, and show no password.
 pub fn endpoint(args: &TargetArgs) -> Result<Endpoint, (String, Exit)> {
+    destination(&args.server, args.timeout.0)
+}
+
+/// As [`endpoint`], for who has flags of his own for what is done there.
+pub fn destination(args: &ServerArgs, timeout_ms: i64) -> Result<Endpoint, (String, Exit)> {
     let ask = || rpassword::prompt_password("Password: ").map(String::into_bytes);
-    resolve(&args.into(), std::env::var_os("REDISCLI_AUTH"), ask)
+    let named = Named::destination(args, timeout_ms);
+    resolve(&named, std::env::var_os("REDISCLI_AUTH"), ask)
 }
 
 /// The environment's password for the source of a live migration.
@@ -76,6 +82,12 @@ struct Named<'a> {
 
 impl<'a> From<&'a TargetArgs> for Named<'a> {
     fn from(args: &'a TargetArgs) -> Named<'a> {
+        Named::destination(&args.server, args.timeout.0)
+    }
+}
+
+impl<'a> Named<'a> {
+    fn destination(args: &'a ServerArgs, timeout_ms: i64) -> Named<'a> {
         Named {
             uri: args.uri.as_deref(),
             host: args.host.as_deref(),
@@ -91,7 +103,7 @@ impl<'a> From<&'a TargetArgs> for Named<'a> {
             tls_key: args.tls_key.as_deref(),
             sni: args.sni.as_deref(),
             insecure: args.insecure,
-            timeout_ms: args.timeout.0,
+            timeout_ms,
             is_source: false,
         }
     }

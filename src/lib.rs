@@ -44,6 +44,7 @@ pub mod sink;
 pub mod tally;
 pub mod transform;
 pub mod value;
+pub mod verify;
 pub mod walk;
 
 pub use error::{Error, ErrorKind, Result};

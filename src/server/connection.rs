@@ -158,6 +158,17 @@ impl Connection {
             .map_err(|failure| self.describe(failure))
     }
 
+    /// Sends commands that are encoded already and waits for so many answers. As [`Connection::call`] otherwise.
+    pub fn calls_encoded(&mut self, commands: &[u8], answers: usize) -> Result<Vec<Reply>> {
+        self.exchange(commands, answers, Deadline::Idle)
+            .map_err(|failure| self.describe(failure))
+    }
+
+    /// How long an answer is waited for from now on. Connecting took the endpoint's timeout.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
     /// Reads what is there; `WouldBlock` if nothing is, 0 if the server has closed the connection.
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let left = &self.input[self.taken..];

@@ -1038,7 +1038,7 @@ fn memory(servers: &[ServerFound], bytes: Option<u64>) -> Vec<String> {
 
 /// By how much a server's clock is ahead of ours, in milliseconds; none where it does not tell, which is no reason to
 /// stop. With a key, the server of that key behind a proxy is asked.
-fn ahead_ms(connection: &mut Connection, key: Option<&[u8]>) -> Result<Option<i64>> {
+pub(crate) fn ahead_ms(connection: &mut Connection, key: Option<&[u8]>) -> Result<Option<i64>> {
     let before = now_ms();
     let reply = match key {
         Some(key) => connection.call(&[b"EVAL", TIME_SCRIPT, b"1", key])?,
@@ -1050,7 +1050,7 @@ fn ahead_ms(connection: &mut Connection, key: Option<&[u8]>) -> Result<Option<i6
 }
 
 /// Milliseconds since 1970 in an answer to TIME: seconds, microseconds.
-fn time_of(reply: &Reply) -> Option<i64> {
+pub(crate) fn time_of(reply: &Reply) -> Option<i64> {
     let Reply::Array(parts) = reply else {
         return None;
     };
@@ -1078,7 +1078,7 @@ fn skew(clocks: &[(&str, Option<i64>)]) -> Option<String> {
     ))
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

@@ -4,7 +4,7 @@ use crate::command::target::Dialect;
 
 /// What to do about an error reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Certainly not applied; the server will take it later. The wait is bounded.
     Later,
     /// Whether it was applied is not known: a proxy gave up waiting for its server, or lost it.
@@ -77,7 +77,7 @@ const REFUSED: &[&str] = &[
 ];
 
 /// What `error`, without its `-`, means at a destination of this kind.
-pub(super) fn verdict(error: &[u8], dialect: Dialect) -> Verdict {
+pub(crate) fn verdict(error: &[u8], dialect: Dialect) -> Verdict {
     let starts = |word: &str| error.starts_with(word.as_bytes());
     let any = |words: &[&str]| words.iter().copied().any(starts);
     let contains = |word: &str| error.windows(word.len()).any(|w| w == word.as_bytes());

@@ -13,7 +13,7 @@
 //! Commands of a snapshot can be sent twice. Those of a log cannot: they go in transactions that also write down how far
 //! they went (`batch.rs`), or through a script that does the same on the far side of a proxy.
 
-mod answer;
+pub(crate) mod answer;
 mod batch;
 mod epoch;
 mod link;

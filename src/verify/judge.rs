@@ -1,0 +1,923 @@
+//! What a worker does: batches of keys are read in few round trips and held against the file. Whatever differs is read
+//! again after a pause, and told only if it differs then too.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::clock::Expiry;
+use super::items::{Fields, Items, Manner, Rows, lists};
+use super::pieces::{Can, Pieces};
+use super::reach::{Asks, Reach};
+use super::stream::{self, Stream};
+use super::{Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show, vectors};
+use crate::command::target::{Dialect, Feature, Target};
+use crate::cursor::Cursor;
+use crate::encoding::string::string;
+use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Verdict as Chosen;
+use crate::rdb::keys::{Keys, Met, Seen};
+use crate::rdb::scan::Task;
+use crate::rdb::{Format, Key, key_name, type_name};
+use crate::server::preflight::now_ms;
+use crate::server::reply::Reply;
+use crate::value::{Kind as Type, Room, Templates, TypeByte, module};
+use crate::walk::Visitor;
+
+/// Keys of one batch, and bytes of their values.
+const BATCH_KEYS: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// Strings of one MGET.
+const GATHER: usize = 32;
+/// Keys that wait for their second reading, and bytes of their names.
+const MOST_SUSPECTS: usize = 1 << 16;
+const MOST_SUSPECT_BYTES: usize = 16 << 20;
+
+/// Reads tasks, and gives their keys to a judge.
+pub(super) struct Worker<'v, 'a> {
+    keys: Keys<'a>,
+    judge: Judge<'v, 'a>,
+}
+
+impl<'v, 'a> Worker<'v, 'a> {
+    pub(super) fn new(
+        data: &'a [u8],
+        format: Format,
+        unpack_limit: usize,
+        judge: Judge<'v, 'a>,
+    ) -> Self {
+        Worker {
+            keys: Keys::new(data, format, unpack_limit),
+            judge,
+        }
+    }
+
+    pub(super) fn judge(self) -> Judge<'v, 'a> {
+        self.judge
+    }
+}
+
+impl Visitor for Worker<'_, '_> {
+    type Found = Vec<Difference>;
+
+    fn task(&mut self, task: &Task) -> Result<Vec<Difference>> {
+        let Worker { keys, judge } = self;
+        judge.templates = task.templates.clone();
+        judge.format = Some(keys.format());
+        let filter = &judge.v.options.filter;
+        keys.for_each(task, filter, |met| match met {
+            Met::Key(seen) => judge.key(&seen),
+            Met::Broken(error) => Err(error),
+            Met::Function(_) | Met::Aux { .. } | Met::ModuleAux(_) => Ok(()),
+        })?;
+        judge.flush()?;
+        judge.read_again(false)?;
+        Ok(judge.take_found())
+    }
+}
+
+/// A key of the file.
+#[derive(Debug, Clone, Copy)]
+struct One<'a> {
+    /// Database at the destination, and in the file.
+    db: u64,
+    db_in_file: u64,
+    /// Where its name stands in the names of its batch.
+    name: (usize, usize),
+    record: Key<'a>,
+    value: Cursor<'a>,
+    value_bytes: usize,
+    expire_at_ms: Option<i64>,
+}
+
+/// Keys that are looked at together.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    keys: Vec<One<'a>>,
+    names: Vec<u8>,
+    bytes: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn push(&mut self, one: One<'a>, name: &[u8]) {
+        let from = self.names.len();
+        self.names.extend_from_slice(name);
+        self.bytes += one.value_bytes;
+        self.keys.push(One {
+            name: (from, self.names.len()),
+            ..one
+        });
+    }
+
+    fn name(&self, n: usize) -> &[u8] {
+        let (from, to) = self.keys[n].name;
+        &self.names[from..to]
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.names.clear();
+        self.bytes = 0;
+    }
+}
+
+/// What a reading says of a key.
+enum Verdict {
+    Equal,
+    /// Its time has passed, and it is gone.
+    Expired,
+    /// It has no element, and is not there.
+    Empty,
+    Different(Vec<(Kind, String, String)>),
+}
+
+/// What the first answer about a key can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// The string itself, or its place in the answer to MGET.
+    Get(Option<usize>),
+    /// The string's length.
+    Length,
+    /// The number of elements.
+    Card,
+    /// The type.
+    Type,
+}
+
+/// What has to be read behind the first answers.
+enum More {
+    Dump(usize),
+    TypeOf(usize),
+    Pieces(u64),
+}
+
+/// Compares keys, and keeps what lasts from one batch to the next.
+pub(super) struct Judge<'v, 'a> {
+    v: &'v Verifier<'v>,
+    reach: Reach<'v>,
+    templates: Arc<Templates>,
+    format: Option<Format>,
+    room: Room,
+    there: Room,
+    one: Items,
+    two: Items,
+    renamed: Vec<u8>,
+    asks: Asks,
+    batch: Batch<'a>,
+    suspects: Batch<'a>,
+    /// When the oldest of them was read.
+    suspect_since: Option<Instant>,
+    counts: Counts,
+    found: Vec<Difference>,
+    can: Can,
+    manner: stream::Manner,
+}
+
+impl<'v, 'a> Judge<'v, 'a> {
+    pub(super) fn new(v: &'v Verifier<'v>, reach: Reach<'v>, unpack_limit: usize) -> Self {
+        let destination = &v.options.destination;
+        let known = destination.version.is_some();
+        let target = Target {
+            dialect: destination.dialect,
+            version: destination.version,
+            ..Target::default()
+        };
+        let proxy = destination.dialect == Dialect::Twemproxy;
+        Judge {
+            v,
+            reach,
+            templates: Arc::default(),
+            format: None,
+            room: Room::new(unpack_limit),
+            there: Room::new(unpack_limit),
+            one: Items::default(),
+            two: Items::default(),
+            renamed: Vec::new(),
+            asks: Asks::default(),
+            batch: Batch::default(),
+            suspects: Batch::default(),
+            suspect_since: None,
+            counts: Counts::default(),
+            found: Vec::new(),
+            can: Can {
+                // Both came with the same version.
+                many: known && target.has(Feature::CreateConsumer),
+                field_expiry: known
+                    && target.has(Feature::FieldExpiry)
+                    && (!proxy || destination.can_eval),
+                by_script: proxy,
+            },
+            manner: stream::Manner {
+                keeps_idle_consumers: known && target.has(Feature::CreateConsumer),
+            },
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            bytes: self.reach.bytes,
+            ..self.counts
+        }
+    }
+
+    pub(super) fn take_found(&mut self) -> Vec<Difference> {
+        std::mem::take(&mut self.found)
+    }
+
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.keys.is_empty()
+    }
+
+    /// Takes a key into the batch, if it is to be compared.
+    fn key(&mut self, seen: &Seen<'a, '_>) -> Result<()> {
+        let options = &self.v.options;
+        self.counts.read += 1;
+        self.v.progress.keys.fetch_add(1, Ordering::Relaxed);
+        match seen.verdict {
+            Chosen::Pass => {}
+            Chosen::Filtered => {
+                self.counts.filtered += 1;
+                return Ok(());
+            }
+            Chosen::Expired => {
+                self.counts.expired += 1;
+                return Ok(());
+            }
+        }
+        if let (Some(up_to), Mode::Sample { seed, .. }) = (self.v.sample_up_to, options.mode)
+            && sample::hash(seed, seen.db, seen.name) > up_to
+        {
+            self.counts.not_compared.not_sampled += 1;
+            return Ok(());
+        }
+        let name = if options.transform.renames() {
+            options.transform.rename(seen.name, &mut self.renamed);
+            &self.renamed[..]
+        } else {
+            seen.name
+        };
+        let destination = &options.destination;
+        if destination.dialect == Dialect::Twemproxy
+            && name.len()
+                > destination
+                    .key_limit
+                    .unwrap_or(crate::command::target::TWEMPROXY_KEY_BYTES)
+        {
+            self.counts.not_compared.too_long += 1;
+            return Ok(());
+        }
+        let one = One {
+            db: options.transform.db(seen.db),
+            db_in_file: seen.db,
+            name: (0, 0),
+            record: seen.record,
+            value: seen.value,
+            value_bytes: seen.value_bytes(),
+            expire_at_ms: options
+                .transform
+                .true_expiry(seen.record.attributes.expire_at_ms),
+        };
+        self.batch.push(one, name);
+        if self.batch.keys.len() >= BATCH_KEYS || self.batch.bytes >= BATCH_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Reads the batch for the first time.
+    fn flush(&mut self) -> Result<()> {
+        if self.batch.keys.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::take(&mut self.batch);
+        self.reach
+            .wait_for_turn(batch.keys.len() as u64, batch.bytes as u64)?;
+        let verdicts = self.read(&batch, 1)?;
+        for (n, verdict) in verdicts.into_iter().enumerate() {
+            match verdict {
+                Verdict::Different(_) => {
+                    self.suspect_since.get_or_insert_with(Instant::now);
+                    self.suspects.push(batch.keys[n], batch.name(n));
+                }
+                verdict => self.settle(&batch, n, verdict),
+            }
+        }
+        self.batch = batch;
+        self.batch.clear();
+        self.read_again(false)
+    }
+
+    /// Reads suspects again whose time has come; all of them where `wait`, or where there are too many.
+    pub(super) fn read_again(&mut self, wait: bool) -> Result<()> {
+        let Some(since) = self.suspect_since else {
+            return Ok(());
+        };
+        let full = self.suspects.keys.len() >= MOST_SUSPECTS
+            || self.suspects.names.len() >= MOST_SUSPECT_BYTES
+            || self.v.options.most > 0
+                && self.suspects.keys.len() as u64 >= self.v.options.most.max(BATCH_KEYS as u64);
+        // So many are read together that the youngest among them has had its pause too.
+        let due = since + 2 * self.v.options.reread_after;
+        if !(wait || full || Instant::now() >= due) {
+            return Ok(());
+        }
+        let end = Instant::now() + self.v.options.reread_after;
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            self.reach.check_stop()?;
+            std::thread::sleep(left.min(std::time::Duration::from_millis(50)));
+        }
+        let suspects = std::mem::take(&mut self.suspects);
+        self.suspect_since = None;
+        let mut some = Batch::default();
+        for n in 0..suspects.keys.len() {
+            some.push(suspects.keys[n], suspects.name(n));
+            let last = n + 1 == suspects.keys.len();
+            if last || some.keys.len() >= BATCH_KEYS || some.bytes >= BATCH_BYTES {
+                self.reach.check_stop()?;
+                let verdicts = self.read(&some, self.v.options.most_per_key)?;
+                for (n, verdict) in verdicts.into_iter().enumerate() {
+                    self.counts.read_again += 1;
+                    self.counts.denied += u64::from(matches!(verdict, Verdict::Equal));
+                    self.settle(&some, n, verdict);
+                }
+                some.clear();
+                if self.v.has_enough() {
+                    return Err(Error::plain(ErrorKind::Stopped));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a key about which all is known.
+    fn settle(&mut self, batch: &Batch<'a>, n: usize, verdict: Verdict) {
+        let counts = &mut self.counts;
+        match verdict {
+            Verdict::Equal => {
+                counts.equal += 1;
+                counts.present += 1;
+            }
+            Verdict::Expired => counts.expired_meanwhile += 1,
+            Verdict::Empty => counts.not_compared.empty += 1,
+            Verdict::Different(rows) => {
+                counts.different += 1;
+                let missing = rows.iter().any(|(kind, _, _)| *kind == Kind::Missing);
+                counts.present += u64::from(!missing);
+                self.v.different.fetch_add(1, Ordering::Relaxed);
+                let (db, key) = (batch.keys[n].db, batch.name(n));
+                for (kind, expected, found) in rows {
+                    self.found.push(Difference {
+                        db,
+                        key: key.to_vec(),
+                        kind,
+                        expected,
+                        found,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Adds the key to an error about its value in the file.
+    fn named(&self, one: &One<'_>) -> impl Fn(Error) -> Error + use<'a, 'v> {
+        let name = self.format.map(|format| {
+            let type_name = type_name(one.record.ty, one.value);
+            key_name(&one.record, one.db_in_file, type_name, format)
+        });
+        move |error| match &name {
+            Some(name) if error.key().is_none() => error.in_key(|| name.clone()),
+            _ => error,
+        }
+    }
+
+    /// Reads all keys of a batch and says what is with each.
+    fn read(&mut self, batch: &Batch<'a>, most: usize) -> Result<Vec<Verdict>> {
+        let mut verdicts: Vec<Option<Verdict>> = batch.keys.iter().map(|_| None).collect();
+        let mut open: Vec<usize> = (0..batch.keys.len()).collect();
+        if self.v.options.mode == Mode::Digest {
+            self.digests(batch, &mut verdicts, &mut open)?;
+        }
+        self.values(batch, &open, most, &mut verdicts)?;
+        Ok(verdicts
+            .into_iter()
+            .map(|verdict| verdict.expect("every key was read"))
+            .collect())
+    }
+
+    /// Takes those keys from what is open whose digests are the same.
+    fn digests(
+        &mut self,
+        batch: &Batch<'a>,
+        verdicts: &mut [Option<Verdict>],
+        open: &mut Vec<usize>,
+    ) -> Result<()> {
+        let options = &self.v.options;
+        let mut asks = std::mem::take(&mut self.asks);
+        asks.clear();
+        let mut asked = Vec::new();
+        for &n in open.iter() {
+            let one = &batch.keys[n];
+            if digest::fits(one.record.ty, one.value_bytes, options.big_key) {
+                let name = batch.name(n);
+                let at = digest::ask(&mut asks, one.db, name, self.can.field_expiry);
+                let expected = one.expire_at_ms.is_some();
+                let expiry = self.v.clock.ask(&mut asks, one.db, name, expected);
+                asked.push((n, at, expiry));
+            }
+        }
+        let began = now_ms();
+        let replies = self.reach.ask(&asks)?;
+        self.asks = asks;
+        let gone_ms = self.v.clock.now_there_ms();
+        for (n, at, expiry) in asked {
+            let one = &batch.keys[n];
+            let mut rows = Rows::new(1);
+            let read = self
+                .v
+                .clock
+                .read(&replies[expiry], one.expire_at_ms.is_some(), began);
+            if read == Some(Expiry::NoKey) || read.is_none() {
+                continue;
+            }
+            self.expiry(one, read.unwrap_or(Expiry::None), &mut rows);
+            let fields = self.fields(gone_ms);
+            let named = self.named(one);
+            let want = digest::of(
+                one.value,
+                one.record.ty,
+                &self.templates,
+                &mut self.room,
+                &mut self.one,
+                fields,
+            )
+            .map_err(named)?;
+            if rows.is_empty() && replies[at].bytes() == Some(want.as_bytes()) {
+                verdicts[n] = Some(Verdict::Equal);
+            }
+        }
+        open.retain(|n| verdicts[*n].is_none());
+        Ok(())
+    }
+
+    fn fields(&self, gone_ms: i64) -> Fields<'v> {
+        let v: &'v Verifier<'v> = self.v;
+        Fields::OfFile {
+            filter: &v.options.filter,
+            transform: &v.options.transform,
+            gone_ms,
+        }
+    }
+
+    fn first(&self, one: &One<'_>) -> First {
+        match one.record.ty.kind() {
+            Type::String if one.value_bytes <= self.v.options.big_key => First::Get(None),
+            Type::String => First::Length,
+            Type::List | Type::Set | Type::Zset | Type::Hash => First::Card,
+            Type::Stream | Type::Array | Type::Module | Type::Gcra | Type::PathHash => First::Type,
+        }
+    }
+
+    fn values(
+        &mut self,
+        batch: &Batch<'a>,
+        open: &[usize],
+        most: usize,
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<()> {
+        let (firsts, replies, began) = self.first_answers(batch, open)?;
+        let mut all: Vec<Rows> = Vec::with_capacity(open.len());
+        let mut more = Vec::new();
+        for (i, &n) in open.iter().enumerate() {
+            let one = &batch.keys[n];
+            let (first, at, expiry) = firsts[i];
+            let mut rows = Rows::new(most);
+            let clock = &self.v.clock;
+            let found = clock
+                .read(&replies[expiry], one.expire_at_ms.is_some(), began)
+                .ok_or_else(|| {
+                    super::odd_answer(&self.reach.name(), "a time to live", &replies[expiry])
+                })?;
+            let mut missing = found == Expiry::NoKey;
+            if !missing {
+                match self.first_answer(one, first, &replies[at], &mut rows)? {
+                    Next::Done => {}
+                    Next::Missing => missing = true,
+                    Next::Dump => more.push((i, More::Dump(0))),
+                    Next::TypeOf => more.push((i, More::TypeOf(0))),
+                    Next::Pieces(n) => more.push((i, More::Pieces(n))),
+                }
+            }
+            if missing {
+                more.retain(|(other, _)| *other != i);
+                verdicts[n] = Some(self.missing(one)?);
+            } else {
+                self.expiry(one, found, &mut rows);
+            }
+            all.push(rows);
+        }
+        self.further_answers(batch, open, &mut more, &mut all, verdicts)?;
+        for (&n, rows) in open.iter().zip(all) {
+            if verdicts[n].is_none() {
+                verdicts[n] = Some(match rows.is_empty() {
+                    true => Verdict::Equal,
+                    false => Verdict::Different(rows.finish()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// One question about the value of each key, and one about its expiry.
+    #[allow(clippy::type_complexity)] // for each key: what was asked first, its answer, that about the expiry
+    fn first_answers(
+        &mut self,
+        batch: &Batch<'a>,
+        open: &[usize],
+    ) -> Result<(Vec<(First, usize, usize)>, Vec<Reply>, i64)> {
+        let gathers = self.v.options.destination.dialect == Dialect::Redis;
+        let mut asks = std::mem::take(&mut self.asks);
+        asks.clear();
+        let mut firsts: Vec<(First, usize, usize)> = Vec::with_capacity(open.len());
+        let mut i = 0;
+        while i < open.len() {
+            let one = &batch.keys[open[i]];
+            let name = batch.name(open[i]);
+            let first = self.first(one);
+            if first == (First::Get(None)) && gathers {
+                let mut args: Vec<&[u8]> = vec![b"MGET"];
+                let from = i;
+                while i < open.len()
+                    && i - from < GATHER
+                    && batch.keys[open[i]].db == one.db
+                    && self.first(&batch.keys[open[i]]) == First::Get(None)
+                {
+                    args.push(batch.name(open[i]));
+                    i += 1;
+                }
+                let at = asks.push(one.db, name, &args);
+                firsts.extend((from..i).map(|n| (First::Get(Some(n - from)), at, 0)));
+                continue;
+            }
+            let command: &[u8] = match (first, one.record.ty.kind()) {
+                (First::Get(_), _) => b"GET",
+                (First::Length, _) => b"STRLEN",
+                (First::Card, Type::List) => b"LLEN",
+                (First::Card, Type::Set) => b"SCARD",
+                (First::Card, Type::Zset) => b"ZCARD",
+                (First::Card, _) => b"HLEN",
+                (First::Type, _) => b"TYPE",
+            };
+            firsts.push((first, asks.push(one.db, name, &[command, name]), 0));
+            i += 1;
+        }
+        for (i, &n) in open.iter().enumerate() {
+            let one = &batch.keys[n];
+            let expected = one.expire_at_ms.is_some();
+            firsts[i].2 = self.v.clock.ask(&mut asks, one.db, batch.name(n), expected);
+        }
+        let began = now_ms();
+        let mut replies = self.reach.ask(&asks)?;
+        self.asks = asks;
+        // The strings of an MGET become answers of their own.
+        for (first, at, _) in &mut firsts {
+            if let First::Get(Some(nth)) = *first {
+                let one = match &mut replies[*at] {
+                    Reply::Array(values) if nth < values.len() => {
+                        std::mem::replace(&mut values[nth], Reply::Nil)
+                    }
+                    other => return Err(super::odd_answer(&self.reach.name(), "MGET", other)),
+                };
+                *at = replies.len();
+                replies.push(one);
+            }
+        }
+        Ok((firsts, replies, began))
+    }
+
+    /// What the first answer says, and what has to be asked next.
+    fn first_answer(
+        &mut self,
+        one: &One<'a>,
+        first: First,
+        reply: &Reply,
+        rows: &mut Rows,
+    ) -> Result<Next> {
+        let is_other_type = |words: &[u8]| words.starts_with(b"WRONGTYPE");
+        if reply.error().is_some_and(is_other_type) {
+            return Ok(Next::TypeOf);
+        }
+        match (first, reply) {
+            (First::Get(_), Reply::Bulk(got)) => {
+                let named = self.named(one);
+                let mut c = one.value;
+                let value = string(&mut c)
+                    .and_then(|value| value.load(&mut self.room.one))
+                    .map_err(&named)?;
+                let mut digits = itoa::Buffer::new();
+                let want = value.as_bytes(&mut digits);
+                if want != got {
+                    let (want, got) = value_texts(want, got);
+                    rows.push(Kind::Value, want, got);
+                }
+                Ok(Next::Done)
+            }
+            // MGET gives nothing for a key of another type as for none; that there is one its expiry tells.
+            (First::Get(Some(_)), Reply::Nil) => Ok(Next::TypeOf),
+            (First::Get(None), Reply::Nil) => Ok(Next::Missing),
+            (First::Length, Reply::Int(n)) => Ok(Next::Pieces(u64::try_from(*n).unwrap_or(0))),
+            (First::Card, Reply::Int(0)) => Ok(Next::Missing),
+            (First::Card, Reply::Int(n)) => {
+                let n = u64::try_from(*n).unwrap_or(0);
+                let (bytes, big) = (one.value_bytes, self.v.options.big_key);
+                // Each element takes a byte at least, so that a value of many more is another one, and perhaps huge.
+                match bytes <= big && n <= bytes as u64 + 1024 {
+                    true => Ok(Next::Dump),
+                    false => Ok(Next::Pieces(n)),
+                }
+            }
+            (First::Type, Reply::Status(name)) if name == b"none" => Ok(Next::Missing),
+            (First::Type, Reply::Status(name)) => {
+                let want = type_name(one.record.ty, one.value);
+                let same = match one.record.ty.kind() {
+                    // A module's own name; what the file says of it is told in other letters by some.
+                    Type::Module | Type::Gcra | Type::PathHash => true,
+                    _ => want.as_bytes() == name,
+                };
+                if !same {
+                    let got = String::from_utf8_lossy(name).into_owned();
+                    rows.push(Kind::Type, want, got);
+                    return Ok(Next::Done);
+                }
+                let has_ranges = self.v.options.destination.dialect != Dialect::Twemproxy;
+                let large = one.value_bytes > self.v.options.big_key;
+                match one.record.ty.kind() == Type::Stream && large && has_ranges {
+                    true => Ok(Next::Pieces(0)),
+                    false => Ok(Next::Dump),
+                }
+            }
+            (_, other) => Err(super::odd_answer(&self.reach.name(), "a read", other)),
+        }
+    }
+
+    /// Payloads, types of keys that are of another one, and large values.
+    fn further_answers(
+        &mut self,
+        batch: &Batch<'a>,
+        open: &[usize],
+        more: &mut [(usize, More)],
+        all: &mut [Rows],
+        verdicts: &mut [Option<Verdict>],
+    ) -> Result<()> {
+        let mut asks = std::mem::take(&mut self.asks);
+        asks.clear();
+        for (i, more) in more.iter_mut() {
+            let (one, name) = (&batch.keys[open[*i]], batch.name(open[*i]));
+            match more {
+                More::Dump(at) => *at = asks.push(one.db, name, &[b"DUMP", name]),
+                More::TypeOf(at) => *at = asks.push(one.db, name, &[b"TYPE", name]),
+                More::Pieces(_) => {}
+            }
+        }
+        let replies = match asks.is_empty() {
+            true => Vec::new(),
+            false => self.reach.ask(&asks)?,
+        };
+        self.asks = asks;
+        let gone_ms = self.v.clock.now_there_ms();
+        for (i, more) in more.iter() {
+            let n = open[*i];
+            let (one, rows) = (&batch.keys[n], &mut all[*i]);
+            match more {
+                More::TypeOf(at) => {
+                    let got = replies[*at].text().unwrap_or_default();
+                    let want = type_name(one.record.ty, one.value);
+                    if got == "none" {
+                        verdicts[n] = Some(self.missing(one)?);
+                    } else if got != want {
+                        rows.push(Kind::Type, want, got.to_owned());
+                    } else {
+                        // It was removed and came again between two questions.
+                        rows.push(Kind::Missing, want, String::new());
+                    }
+                }
+                More::Dump(at) => match &replies[*at] {
+                    Reply::Bulk(dump) => self.dumped(one, dump, gone_ms, rows)?,
+                    Reply::Nil => verdicts[n] = Some(self.missing(one)?),
+                    other => return Err(super::odd_answer(&self.reach.name(), "DUMP", other)),
+                },
+                More::Pieces(found) => {
+                    let name = batch.name(n).to_vec();
+                    self.large(one, &name, *found, gone_ms, rows)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What it means that a key is not there.
+    fn missing(&mut self, one: &One<'a>) -> Result<Verdict> {
+        let gone_ms = self.v.clock.now_there_ms();
+        if one.expire_at_ms.is_some_and(|at| at <= gone_ms) {
+            return Ok(Verdict::Expired);
+        }
+        let ty = one.record.ty;
+        if matches!(ty.kind(), Type::List | Type::Set | Type::Zset | Type::Hash)
+            && one.value_bytes <= self.v.options.big_key
+        {
+            let (named, fields) = (self.named(one), self.fields(gone_ms));
+            self.one
+                .fill(one.value, ty, &self.templates, &mut self.room, fields)
+                .map_err(named)?;
+            // Servers have no keys without elements, nor do they keep one whose fields have all expired.
+            if self.one.is_empty() {
+                return Ok(Verdict::Empty);
+            }
+        }
+        let want = type_name(ty, one.value);
+        Ok(Verdict::Different(vec![(
+            Kind::Missing,
+            want,
+            String::new(),
+        )]))
+    }
+
+    fn expiry(&self, one: &One<'_>, found: Expiry, rows: &mut Rows) {
+        let tolerance = self.v.options.ttl_tolerance_ms;
+        let same = match (one.expire_at_ms, found) {
+            (None, Expiry::None) => true,
+            // Its time may have passed between two questions.
+            (_, Expiry::NoKey) => true,
+            (Some(at), Expiry::At(low, high)) => {
+                at >= low.saturating_sub(tolerance) && at <= high.saturating_add(tolerance)
+            }
+            (None, Expiry::At(..)) | (Some(_), Expiry::None) => false,
+        };
+        if !same {
+            let want = one.expire_at_ms.map_or(String::new(), |at| at.to_string());
+            let got = match found {
+                Expiry::NoKey | Expiry::None => String::new(),
+                Expiry::At(low, high) if low == high => low.to_string(),
+                Expiry::At(low, high) => format!("{low} to {high}"),
+            };
+            rows.push(Kind::Expiry, want, got);
+        }
+    }
+
+    /// Compares a value with the payload of DUMP.
+    fn dumped(&mut self, one: &One<'a>, dump: &[u8], gone_ms: i64, rows: &mut Rows) -> Result<()> {
+        let want_ty = one.record.ty;
+        let read = payload(dump).and_then(|(mut c, valkey)| {
+            if c.peek() == Some(crate::rdb::opcode::KEY_META) && !valkey {
+                c.skip(1).ok()?;
+                module::skip_key_meta(&mut c).ok()?;
+            }
+            let ty = TypeByte::from_byte(c.u8().ok()?, valkey)?;
+            Some((c, ty))
+        });
+        let Some((got, ty)) = read else {
+            return Err(self.unreadable("its type is not known"));
+        };
+        if ty.kind() != want_ty.kind() {
+            let (want, got) = (type_name(want_ty, one.value), type_name(ty, got));
+            rows.push(Kind::Type, want, got);
+            return Ok(());
+        }
+        let templates = Templates::default();
+        let named = self.named(one);
+        let fields = self.fields(gone_ms);
+        let odd = |error: Error, name: &str| {
+            let why = format!(
+                "a payload of DUMP cannot be read: {}",
+                error.describe(false)
+            );
+            Error::unfit(format!("{name}: {why}"))
+        };
+        let name = self.reach.name();
+        match want_ty.kind() {
+            Type::Stream => {
+                let mut want = Stream::read(one.value, want_ty, &self.templates, &mut self.room)
+                    .map_err(named)?;
+                let mut got = Stream::read(got, ty, &templates, &mut self.there)
+                    .map_err(|e| odd(e, &name))?;
+                want.compare(&mut got, self.manner, rows);
+            }
+            Type::List | Type::Set | Type::Zset | Type::Hash | Type::Array => {
+                self.one
+                    .fill(one.value, want_ty, &self.templates, &mut self.room, fields)
+                    .map_err(named)?;
+                let there = Fields::There { gone_ms };
+                self.two
+                    .fill(got, ty, &templates, &mut self.there, there)
+                    .map_err(|e| odd(e, &name))?;
+                if want_ty.kind() == Type::List {
+                    let (want, got) = (self.one.len(), self.two.len());
+                    if want != got {
+                        rows.push(Kind::Length, want.to_string(), got.to_string());
+                    }
+                    lists(&self.one, &self.two, 0, rows);
+                } else {
+                    let manner = Manner {
+                        ty: want_ty.kind(),
+                        ttl_tolerance_ms: self.v.options.ttl_tolerance_ms,
+                    };
+                    manner.sets(&mut self.one, &mut self.two, rows);
+                }
+            }
+            // What no client can look into is compared as it stands.
+            Type::Module | Type::Gcra | Type::PathHash | Type::String => {
+                if type_name(want_ty, one.value) == vectors::NAME
+                    && type_name(ty, got) == vectors::NAME
+                    && vectors::compare(one.value, got, rows)
+                {
+                    return Ok(());
+                }
+                let from = one.value.pos();
+                let want = one.value.slice(from, from + one.value_bytes);
+                let mut got = got;
+                let got = got.rest();
+                if want != got {
+                    let (want, got) = value_texts(want, got);
+                    rows.push(Kind::Value, want, got);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unreadable(&self, why: &str) -> Error {
+        Error::unfit(format!(
+            "{}: a payload of DUMP cannot be read: {why}; a newer redis-migration may know it",
+            self.reach.name()
+        ))
+    }
+
+    /// Compares a large value in pieces.
+    fn large(
+        &mut self,
+        one: &One<'a>,
+        key: &[u8],
+        found: u64,
+        gone_ms: i64,
+        rows: &mut Rows,
+    ) -> Result<()> {
+        let ty = one.record.ty;
+        let named = self.named(one);
+        // What cannot be read of the file is an error of the file; the destination's name their server.
+        let named = |error: Error| match error.at() {
+            Some(_) => named(error),
+            None => error,
+        };
+        if ty.kind() == Type::Stream {
+            let mut large = stream::Large {
+                reach: &mut self.reach,
+                db: one.db,
+                key,
+                manner: self.manner,
+                ahead_ms: self.v.clock.ahead_ms(),
+            };
+            return large
+                .compare(one.value, ty, &self.templates, &mut self.room, rows)
+                .map_err(named);
+        }
+        let fields = self.fields(gone_ms);
+        let mut pieces = Pieces {
+            reach: &mut self.reach,
+            db: one.db,
+            key,
+            can: self.can,
+            manner: Manner {
+                ty: ty.kind(),
+                ttl_tolerance_ms: self.v.options.ttl_tolerance_ms,
+            },
+            fields,
+        };
+        match ty.kind() {
+            Type::String => pieces.string(one.value, found, &mut self.room, rows),
+            _ => pieces.elements(one.value, ty, &self.templates, found, &mut self.room, rows),
+        }
+        .map_err(named)
+    }
+}
+
+/// What the first answer leaves to ask.
+enum Next {
+    Done,
+    Missing,
+    Dump,
+    TypeOf,
+    Pieces(u64),
+}
+
+/// Two strings that differ, from where they do.
+fn value_texts(want: &[u8], got: &[u8]) -> (String, String) {
+    const SHOWN: usize = 48;
+    let first = want.iter().zip(got).take_while(|(a, b)| a == b).count();
+    if first < SHOWN {
+        return (show(want), show(got));
+    }
+    let text = |bytes: &[u8]| {
+        let shown = &bytes[first..bytes.len().min(first + 32)];
+        format!("at byte {first}: {} of {} bytes", show(shown), bytes.len())
+    };
+    (text(want), text(got))
+}
