@@ -266,6 +266,14 @@ pub enum ErrorKind {
         /// Why.
         why: String,
     },
+    /// A command of a log that only the server could carry out that was there.
+    #[error("what {command} did cannot be told")]
+    UnknownEffect {
+        /// Its name.
+        command: String,
+        /// Why.
+        why: String,
+    },
     /// The log that was followed, or that a checkpoint speaks of, cannot be followed any further.
     #[error("{0}")]
     LogGone(String),
@@ -542,7 +550,7 @@ impl Error {
             ErrorKind::TornLog { keeps, .. } => {
                 let _ = write!(text, "; a repair would keep the first {keeps} bytes");
             }
-            ErrorKind::Command { why, .. } => {
+            ErrorKind::Command { why, .. } | ErrorKind::UnknownEffect { why, .. } => {
                 let _ = write!(text, ": {why}");
             }
             ErrorKind::Exists { keys, db, .. } => {

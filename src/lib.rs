@@ -27,6 +27,7 @@ pub mod aof;
 pub mod check;
 pub mod command;
 pub mod cursor;
+pub mod dataset;
 pub mod encoding;
 pub mod error;
 pub mod file;
