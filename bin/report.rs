@@ -275,7 +275,7 @@ impl<'a> Job<'a> {
             let is_log = match source.kind {
                 Kind::Log => true,
                 Kind::Empty | Kind::Unknown => matches!(piece.role, Role::Incr { .. }),
-                Kind::Snapshot | Kind::Manifest | Kind::Directory => false,
+                Kind::Snapshot | Kind::JsonLines | Kind::Manifest | Kind::Directory => false,
             };
             if is_log {
                 let commands = commands(source, 0, progress).map_err(|e| (name.clone(), e))?;

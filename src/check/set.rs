@@ -157,7 +157,7 @@ fn check_piece(
                 }
             })));
         }
-        Kind::Manifest | Kind::Directory => {
+        Kind::JsonLines | Kind::Manifest | Kind::Directory => {
             unreachable!("a set holds files only")
         }
     }

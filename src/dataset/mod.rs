@@ -226,7 +226,11 @@ impl Part<'_> {
             Kind::Empty => {}
             // Whatever stands in an incremental file, commands were meant.
             Kind::Unknown if matches!(piece.role, Role::Incr { .. }) => {}
-            Kind::Snapshot | Kind::Unknown | Kind::Manifest | Kind::Directory => {
+            Kind::Snapshot
+            | Kind::Unknown
+            | Kind::JsonLines
+            | Kind::Manifest
+            | Kind::Directory => {
                 let is_part = piece.role != Role::Alone || piece.preface().is_preamble;
                 let input = source.snapshot(is_part)?;
                 part.log_from = end_of_snapshot(&input.data);
