@@ -411,6 +411,24 @@ pub struct LogArgs {
     /// whole transactions only; of a time, what stands before the first #TS that is later.
     #[arg(long, value_name = "TIME|OFFSET")]
     pub until: Option<Limit>,
+    #[command(flatten)]
+    pub reading: LogReadingArgs,
+    /// Commands that no known server has: refuse them, or let them pass as they stand
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "stop")]
+    pub unknown_commands: UnknownArg,
+    /// Expiries nearer than this wait until the end of the log
+    ///
+    /// A log is replayed later than it was written: a key whose time has passed meanwhile would vanish before the
+    /// command comes that renews it. So nearer expiries are first written as this far ahead, and their true times
+    /// behind the log. It should be longer than it takes until the output is loaded. 0 writes all times at once.
+    #[arg(long, value_name = "DUR", default_value = "1d")]
+    pub hold: Millis,
+}
+
+/// How a log is read.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Append-only files")]
+pub struct LogReadingArgs {
     /// A log that ends within a command or a transaction is an error (exit code 3)
     ///
     /// Otherwise what is whole is written, as Redis does it, the rest is reported, and the exit code is 1.
@@ -425,16 +443,6 @@ pub struct LogArgs {
     /// files, may hold such commands; without this flag they are refused.
     #[arg(long, value_name = "TIME|mtime")]
     pub log_time: Option<LogTime>,
-    /// Commands that no known server has: refuse them, or let them pass as they stand
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "stop")]
-    pub unknown_commands: UnknownArg,
-    /// Expiries nearer than this wait until the end of the log
-    ///
-    /// A log is replayed later than it was written: a key whose time has passed meanwhile would vanish before the
-    /// command comes that renews it. So nearer expiries are first written as this far ahead, and their true times
-    /// behind the log. It should be longer than it takes until the output is loaded. 0 writes all times at once.
-    #[arg(long, value_name = "DUR", default_value = "1d")]
-    pub hold: Millis,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -938,9 +946,7 @@ impl MigrateArgs {
                 follow: is_live,
                 checkpoint: Some(checkpoint),
                 until: None,
-                strict: false,
-                lenient: false,
-                log_time: None,
+                reading: LogReadingArgs::default(),
                 unknown_commands: self.unknown_commands,
                 hold: self.hold,
             },

@@ -767,13 +767,13 @@ impl<'a> Job<'a> {
         let until = self
             .until
             .filter(|until| last || matches!(until, Until::TimeMs(_)));
-        let lenient = self.args.logs.lenient;
+        let lenient = self.args.logs.reading.lenient;
         Ok(Reader::new(file, &source.name, from, lenient, until))
     }
 
     /// The time that relative expiries count from where a log does not tell.
     fn clock(&self, file: &File) -> Option<i64> {
-        match self.args.logs.log_time? {
+        match self.args.logs.reading.log_time? {
             LogTime::At(moment) => Some(moment.0),
             LogTime::Mtime => {
                 let meta = file.metadata().ok()?;
@@ -951,15 +951,10 @@ impl<'a> Job<'a> {
         if !last_of_set {
             return Err(torn_inside(tail));
         }
-        let (what, more) = match tail.kind {
-            TailKind::Clean => return Ok(()),
-            TailKind::Command => ("a command", " that is not whole".to_owned()),
-            TailKind::Transaction { commands } => (
-                "a transaction without its EXEC",
-                format!(" ({} whole commands in it)", HumanCount(commands)),
-            ),
+        let Some((what, more)) = torn_off(tail.kind) else {
+            return Ok(());
         };
-        if self.args.logs.strict {
+        if self.args.logs.reading.strict {
             let keeps = tail.whole;
             return Err(Error::new(
                 ErrorKind::TornLog { what, keeps },
@@ -967,18 +962,11 @@ impl<'a> Job<'a> {
             ));
         }
         let name = &self.inputs.last().expect("it was begun").name;
-        let text = format!(
-            "{name}: the last {} bytes, from byte {:#x} on, are {what}{more}",
-            HumanCount(tail.len - tail.whole),
-            tail.whole
-        );
         if self.args.logs.checkpoint.is_some() {
+            let text = torn_text(name, tail, (what, &more));
             self.log.info(&format!("{text}: left to the next run"));
         } else {
-            self.log.failure(&format!(
-                "{text}: left out, as servers do when they load it. The first {} bytes were taken.",
-                HumanCount(tail.whole)
-            ));
+            self.log.failure(&left_out(name, tail));
             self.torn = true;
         }
         Ok(())
@@ -1343,6 +1331,36 @@ fn cannot_write(error: &Error) -> bool {
             | ErrorKind::PayloadVersion { .. }
             | ErrorKind::Lost { .. }
             | ErrorKind::Refused { .. }
+    )
+}
+
+/// What a log ends within, if it does, and how much of it is there.
+fn torn_off(kind: TailKind) -> Option<(&'static str, String)> {
+    match kind {
+        TailKind::Clean => None,
+        TailKind::Command => Some(("a command", " that is not whole".to_owned())),
+        TailKind::Transaction { commands } => Some((
+            "a transaction without its EXEC",
+            format!(" ({} whole commands in it)", HumanCount(commands)),
+        )),
+    }
+}
+
+fn torn_text(name: &str, tail: Tail, (what, more): (&str, &str)) -> String {
+    format!(
+        "{name}: the last {} bytes, from byte {:#x} on, are {what}{more}",
+        HumanCount(tail.len - tail.whole),
+        tail.whole
+    )
+}
+
+/// That the end of a log was left out.
+pub fn left_out(name: &str, tail: Tail) -> String {
+    let (what, more) = torn_off(tail.kind).unwrap_or(("nothing", String::new()));
+    format!(
+        "{}: left out, as servers do when they load it. The first {} bytes were taken.",
+        torn_text(name, tail, (what, &more)),
+        HumanCount(tail.whole)
     )
 }
 

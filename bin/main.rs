@@ -13,6 +13,7 @@ mod rejects;
 mod replay;
 mod report;
 mod run;
+mod snapshots;
 mod summary;
 mod target;
 mod values;

@@ -226,11 +226,7 @@ impl Part<'_> {
             Kind::Empty => {}
             // Whatever stands in an incremental file, commands were meant.
             Kind::Unknown if matches!(piece.role, Role::Incr { .. }) => {}
-            Kind::Snapshot
-            | Kind::Unknown
-            | Kind::JsonLines
-            | Kind::Manifest
-            | Kind::Directory => {
+            Kind::Snapshot | Kind::Unknown | Kind::JsonLines | Kind::Manifest | Kind::Directory => {
                 let is_part = piece.role != Role::Alone || piece.preface().is_preamble;
                 let input = source.snapshot(is_part)?;
                 part.log_from = end_of_snapshot(&input.data);
@@ -397,9 +393,9 @@ impl Take for Run<'_> {
             Ok(()) => Ok(()),
             Err(Fail::Refused) => {
                 self.counts.refused += 1;
-                self.counts.first_refused.get_or_insert_with(|| {
-                    (command.name().escape_ascii().to_string(), offset)
-                });
+                self.counts
+                    .first_refused
+                    .get_or_insert_with(|| (command.name().escape_ascii().to_string(), offset));
                 Ok(())
             }
             Err(Fail::Unknown(why)) => Err(unknown(&args, self.state.keys.db(), offset, why)),
@@ -466,10 +462,16 @@ impl Visitor for Loading<'_, '_> {
             let mut c = seen.value;
             let named = |error: Error| {
                 error.in_key(|| {
-                    key_name(&seen.record, seen.db, type_name(seen.record.ty, seen.value), format)
+                    key_name(
+                        &seen.record,
+                        seen.db,
+                        type_name(seen.record.ty, seen.value),
+                        format,
+                    )
                 })
             };
-            let value = load::value(&mut c, seen.record.ty, &task.templates, room).map_err(named)?;
+            let value =
+                load::value(&mut c, seen.record.ty, &task.templates, room).map_err(named)?;
             if load::is_empty(&value) {
                 return Ok(());
             }
@@ -509,26 +511,37 @@ fn library(function: Function<'_>, scratch: &mut Scratch) -> Result<(Bytes, Byte
 impl Run<'_> {
     /// Writes the snapshot: what the log left alone as it stands, the rest from memory.
     fn finish(&mut self, parts: &[Part<'_>], name: &str) -> Result<Input> {
-        let inputs: Vec<&Input> = parts.iter().filter_map(|part| part.snapshot.as_ref()).collect();
+        let inputs: Vec<&Input> = parts
+            .iter()
+            .filter_map(|part| part.snapshot.as_ref())
+            .collect();
         let formats = inputs
             .iter()
             .map(|input| Format::parse(&mut Cursor::new(&input.data, 0), self.options.walk.lenient))
             .collect::<Result<Vec<Format>>>()?;
         let valkey = formats.iter().filter(|format| format.valkey);
         let version = self.options.version.unwrap_or_else(|| {
-            let newest = valkey.map(|format| format.version.max(*VALKEY.start())).max();
+            let newest = valkey
+                .map(|format| format.version.max(*VALKEY.start()))
+                .max();
             newest.unwrap_or(NEWEST_REDIS)
         });
-        let written = |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
+        let written =
+            |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
         let file = tempfile::tempfile().map_err(|e| {
-            Error::io(format!("no temporary file in {}", std::env::temp_dir().display()), e)
+            Error::io(
+                format!("no temporary file in {}", std::env::temp_dir().display()),
+                e,
+            )
         })?;
         let mut writer = Writer::new(file, version).map_err(written)?;
         for code in self.state.functions.values() {
             writer.function(code).map_err(written)?;
         }
         // Templates stand before the first key, and their numbers count in one file only.
-        let templates = formats.iter().position(|format| !format.valkey && version < *VALKEY.start());
+        let templates = formats
+            .iter()
+            .position(|format| !format.valkey && version < *VALKEY.start());
         if let Some(i) = templates {
             copy_templates(inputs[i], formats[i], &mut writer)?;
         }
@@ -546,7 +559,9 @@ impl Run<'_> {
             if db.keys.is_empty() {
                 continue;
             }
-            writer.select(self.state.keys.swaps.db(place)).map_err(written)?;
+            writer
+                .select(self.state.keys.swaps.db(place))
+                .map_err(written)?;
             for (name, entry) in &db.keys {
                 self.progress.check_stop()?;
                 write(&mut writer, version, place, name, entry)?;
@@ -554,13 +569,20 @@ impl Run<'_> {
             }
         }
         let file = writer.finish().map_err(written)?;
-        let mapped = Mapped::map(&file).map_err(|e| Error::io("temporary file cannot be mapped", e))?;
+        let mapped =
+            Mapped::map(&file).map_err(|e| Error::io("temporary file cannot be mapped", e))?;
         Ok(Input::from_bytes(name, bytes::Bytes::from_owner(mapped)))
     }
 
     /// Copies what the log left alone of a snapshot.
-    fn copy<W: Write>(&mut self, input: &Input, how: &Copying, writer: &mut Writer<W>) -> Result<()> {
-        let written = |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
+    fn copy<W: Write>(
+        &mut self,
+        input: &Input,
+        how: &Copying,
+        writer: &mut Writer<W>,
+    ) -> Result<()> {
+        let written =
+            |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
         let mut scanner = Scanner::new(&input.data, Along::Off, false, self.options.walk.lenient)?;
         let format = scanner.format();
         let mut keys = Keys::new(&input.data, format, self.options.unpack_limit);
@@ -586,7 +608,12 @@ impl Run<'_> {
                 };
                 if at.0 != seen.db {
                     let place = swaps.place(seen.db);
-                    at = (seen.db, place, space.swaps.db(place), space.keeps(how.snapshot, place));
+                    at = (
+                        seen.db,
+                        place,
+                        space.swaps.db(place),
+                        space.keeps(how.snapshot, place),
+                    );
                 }
                 let (_, place, db, kept) = at;
                 if !kept || touched.has(place, seen.name) {

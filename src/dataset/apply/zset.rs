@@ -9,10 +9,17 @@ use crate::dataset::{Done, Fail};
 
 pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("ZADD", |s, a| zadd(s, a[1], &a[2..])),
-    ("ZINCRBY", |s, a| add(s, a[1], &[(float(a[2])?, a[3])], &Add {
-        incr: true,
-        ..Add::default()
-    })),
+    ("ZINCRBY", |s, a| {
+        add(
+            s,
+            a[1],
+            &[(float(a[2])?, a[3])],
+            &Add {
+                incr: true,
+                ..Add::default()
+            },
+        )
+    }),
     ("ZREM", |s, a| {
         if let Some(zset) = s.keys.write::<Zset>(a[1])? {
             for member in &a[2..] {
@@ -32,15 +39,21 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     }),
     ("ZREMRANGEBYSCORE", |s, a| {
         let within = Scores::parse(a[2], a[3])?;
-        remove(s, a[1], |zset| names(zset.ordered().filter(|(_, score)| within.holds(*score))))
+        remove(s, a[1], |zset| {
+            names(zset.ordered().filter(|(_, score)| within.holds(*score)))
+        })
     }),
     ("ZREMRANGEBYLEX", |s, a| {
         let within = Names::parse(a[2], a[3])?;
-        remove(s, a[1], |zset| names(zset.ordered().filter(|(member, _)| within.holds(member))))
+        remove(s, a[1], |zset| {
+            names(zset.ordered().filter(|(member, _)| within.holds(member)))
+        })
     }),
     ("ZPOPMIN", |s, a| pop(s, a, false)),
     ("ZPOPMAX", |s, a| pop(s, a, true)),
-    ("BZPOPMIN", |s, a| pop_first(s, &a[1..a.len() - 1], false, 1)),
+    ("BZPOPMIN", |s, a| {
+        pop_first(s, &a[1..a.len() - 1], false, 1)
+    }),
     ("BZPOPMAX", |s, a| pop_first(s, &a[1..a.len() - 1], true, 1)),
     ("ZMPOP", |s, a| mpop(s, a, 1)),
     ("BZMPOP", |s, a| mpop(s, a, 2)),
@@ -242,10 +255,7 @@ impl<'a> Names<'a> {
 }
 
 /// Members and scores of a sorted set, or of a set, all of whose members have the score 1.
-pub(super) fn pairs(
-    state: &State,
-    key: &[u8],
-) -> Done<Vec<(std::sync::Arc<[u8]>, f64)>> {
+pub(super) fn pairs(state: &State, key: &[u8]) -> Done<Vec<(std::sync::Arc<[u8]>, f64)>> {
     use crate::dataset::value::Set;
     let Some(entry) = state.keys.get(key) else {
         return Ok(Vec::new());

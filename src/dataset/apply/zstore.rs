@@ -158,8 +158,10 @@ fn zrangestore(state: &mut State, args: &[&[u8]]) -> Done {
     let mut made = Zset::default();
     if let Some(zset) = state.keys.write::<Zset>(args[2])? {
         let len = zset.len();
-        let mut all: Vec<(Arc<[u8]>, f64)> =
-            zset.ordered().map(|(m, score)| (m.clone(), score)).collect();
+        let mut all: Vec<(Arc<[u8]>, f64)> = zset
+            .ordered()
+            .map(|(m, score)| (m.clone(), score))
+            .collect();
         if reversed {
             all.reverse();
         }
