@@ -101,6 +101,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network", "DOM"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
+        browser.set_dark(false);
         browser
     }
 
@@ -275,8 +276,12 @@ impl Browser {
     /// Lets the page believe that its reader wants it dark, or light.
     pub(crate) fn set_dark(&mut self, dark: bool) {
         let scheme = if dark { "dark" } else { "light" };
-        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        self.call("Emulation.setEmulatedMedia", features);
+        // And wants nothing to move: what a test points at stays where it is.
+        let features = json!([
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]);
+        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
     /// Keeps pages from running scripts, or lets them.
