@@ -23,6 +23,8 @@ pub(crate) struct Browser {
     messages: Receiver<Value>,
     session: Option<String>,
     last_id: u64,
+    /// Whether pages run their scripts.
+    scripts: bool,
     /// What the page did, oldest first, with the method of the protocol that tells it.
     pub(crate) events: Vec<Value>,
     _dir: tempfile::TempDir,
@@ -91,6 +93,7 @@ impl Browser {
             messages,
             session: None,
             last_id: 0,
+            scripts: true,
             events: Vec::new(),
             _dir: dir,
         };
@@ -143,7 +146,7 @@ impl Browser {
         }
     }
 
-    /// Shows a file, and waits until it is loaded.
+    /// Shows a file, and waits until it is loaded and its scripts have seen it laid out.
     pub(crate) fn open(&mut self, path: &Path) {
         self.events.clear();
         self.call(
@@ -156,6 +159,11 @@ impl Browser {
                 message["method"] == "Page.loadEventFired"
             });
             self.events.push(loaded);
+        }
+        if self.scripts {
+            // What a script is told of sizes it is told before a frame is drawn.
+            let frame = "requestAnimationFrame(() => requestAnimationFrame(() => done(0)))";
+            self.evaluate(&format!("new Promise((done) => {frame})"));
         }
     }
 
