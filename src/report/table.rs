@@ -375,10 +375,11 @@ impl Page {
 }
 
 /// The prefixes as lines, each below the one that it belongs to. Of the longer ones those smaller than `floor` are not
-/// shown.
+/// shown, nor what of them is told together.
 fn below(node: &PrefixNode, depth: usize, floor: u64, by: By, rows: &mut Vec<(String, Sums)>) {
     for child in &node.children {
-        if by.of(&child.sums) < floor.max(1) && depth > 0 {
+        let is_small = by.of(&child.sums) < floor.max(1) || child.prefix == OTHER;
+        if is_small && depth > 0 {
             continue;
         }
         rows.push((
