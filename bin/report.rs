@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes as Buffer;
@@ -23,7 +24,7 @@ use redis_migration::{Error, ErrorKind, walk};
 use crate::args::{FilterArgs, InputArgs, MannersArgs, OutputArgs, SummaryArg};
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
-use crate::summary::{InputSummary, Log, Summary};
+use crate::summary::{InputSummary, Log, Shown, Summary};
 
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -143,7 +144,17 @@ pub fn run(args: &ReportArgs) -> Exit {
         Err(exit) => return exit,
     };
     let progress = Progress::default();
-    let watch = run::watch(&progress);
+    let watch = |shown: &mut Shown, signal: Option<i32>| {
+        if signal.is_some() {
+            progress.stop.store(true, Ordering::Relaxed);
+        }
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (done, total) = (now(&progress.done), now(&progress.total));
+        shown.tell((done, total), || {
+            let percent = (done * 100).checked_div(total).unwrap_or(0);
+            format!("{percent}%: {} keys", HumanCount(now(&progress.keys)))
+        });
+    };
     run::supervise(&args.manners, log, GRACE, watch, || {
         report(args, &options, log, &progress)
     })

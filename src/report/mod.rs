@@ -169,6 +169,13 @@ pub struct Sums {
 }
 
 impl Sums {
+    const ZERO: Sums = Sums {
+        keys: 0,
+        bytes: 0,
+        memory: 0,
+        elements: 0,
+    };
+
     /// Adds others.
     #[inline]
     pub fn add(&mut self, other: &Sums) {
