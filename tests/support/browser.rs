@@ -298,6 +298,7 @@ impl Browser {
             "Emulation.setScriptExecutionDisabled",
             json!({"value": !run}),
         );
+        self.scripts = run;
     }
 
     /// Writes the page to PNGs in the directory that PAGE_PICTURES names, for a person to look at: in pieces of a size
