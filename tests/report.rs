@@ -266,13 +266,7 @@ fn every_way_to_count_gives_the_same_sums() {
         let memory: u64 = rows.values().map(|row| row.memory).sum();
         assert_eq!(memory, number(&whole["totals"], "memory"), "{name}");
         for key in list(&whole, "largest_by_elements") {
-            let exact = match key.get("key_base64") {
-                Some(text) => STANDARD
-                    .decode(text.as_str().expect("text"))
-                    .expect("base64"),
-                None => key["key"].as_str().expect("text").as_bytes().to_vec(),
-            };
-            let row = &rows[&(number(key, "db"), exact)];
+            let row = &rows[&(number(key, "db"), exact(key))];
             assert_eq!(number(key, "elements"), row.elements, "{name}");
             assert_eq!(number(key, "largest_element"), row.largest, "{name}");
         }
@@ -496,6 +490,48 @@ fn slots_are_those_of_a_cluster() {
         let (from, to) = (number(bucket, "from"), number(bucket, "to"));
         let inside: u64 = want.range(from..=to).map(|(_, keys)| keys).sum();
         assert_eq!(number(bucket, "keys"), inside, "{from} to {to}");
+    }
+}
+
+#[test]
+fn a_key_of_any_bytes_can_be_had_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let keys: [&[u8]; 12] = [
+        b"",
+        b"plain",
+        b"\\x41",
+        b"back\\slash",
+        b"quote\"comma,semi;",
+        b"line\r\nline",
+        b"\x00\x01\x7f",
+        b"\xff\xfe",
+        b"caf\xc3\xa9:\xe2\x82\xac",
+        // A control character of two bytes, and the first half of one.
+        b"\xc2\x9b31m",
+        b"\xc2",
+        b"=1+1",
+    ];
+    let path = snapshot(dir.path(), keys);
+    let want: BTreeSet<Vec<u8>> = keys.iter().map(|key| key.to_vec()).collect();
+    let csv = report(&["--format", "csv", text(&path)]);
+    assert_eq!(
+        csv.stdout.iter().filter(|b| **b == b'\n').count(),
+        keys.len() + 1
+    );
+    let found = rows_of(&csv).into_keys().map(|(_, key)| key);
+    assert_eq!(found.collect::<BTreeSet<_>>(), want);
+    let json = json_of(&path, &["--top", "100"]);
+    let found = list(&json, "largest_by_bytes").iter().map(exact);
+    assert_eq!(found.collect::<BTreeSet<_>>(), want);
+}
+
+/// The bytes of a key among the largest.
+fn exact(key: &Value) -> Vec<u8> {
+    match key.get("key_base64") {
+        Some(text) => STANDARD
+            .decode(text.as_str().expect("text"))
+            .expect("base64"),
+        None => key["key"].as_str().expect("text").as_bytes().to_vec(),
     }
 }
 
