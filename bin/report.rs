@@ -384,7 +384,7 @@ impl<'a> Job<'a> {
     /// What is left to say: damage, what failed, and the summary.
     fn ending(mut self, signal: Option<i32>) -> Exit {
         let hide = self.args.manners.hide_keys;
-        let mut exit = Exit::Done;
+        let (mut exit, mut whole) = (Exit::Done, true);
         if let Some((name, error)) = &self.damage {
             exit = Exit::of(error);
             self.log.failure(&format!(
@@ -398,6 +398,7 @@ impl<'a> Job<'a> {
                 outcome::die_by_sigpipe();
             }
             exit = self.failure(&name, &error, signal);
+            whole = false;
         } else if exit != Exit::Done && self.args.shape.format == FormatArg::Csv {
             // Records that end early are not given the name of a list that is whole.
             if let Some(partial) = self.sink.partial() {
@@ -407,7 +408,7 @@ impl<'a> Job<'a> {
         } else if let Err(error) = self.sink.finish() {
             exit = self.failure("", &error, signal);
         }
-        self.sum_up(exit)
+        self.sum_up(exit, whole)
     }
 
     fn failure(&mut self, name: &str, error: &Error, signal: Option<i32>) -> Exit {
@@ -437,12 +438,13 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn sum_up(mut self, mut exit: Exit) -> Exit {
+    /// `whole`: whether the run came to its end.
+    fn sum_up(mut self, mut exit: Exit, whole: bool) -> Exit {
         let manners = &self.args.manners;
         self.summary.exit = exit;
         self.summary.seconds = self.started.elapsed().as_secs_f64();
         match manners.summary {
-            SummaryArg::Text if self.summary.inputs.is_empty() => {}
+            SummaryArg::Text if !whole => {}
             SummaryArg::Text => {
                 let inputs = &self.summary.inputs;
                 let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();

@@ -285,6 +285,9 @@ impl Page {
     }
 
     fn expiries(&mut self, report: &Report) {
+        if report.totals.sums.keys == 0 {
+            return;
+        }
         let mut rows = vec![("no expiry".to_owned(), report.expiry.none)];
         let buckets = report.expiry.buckets.iter();
         rows.extend(
