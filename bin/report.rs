@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes as Buffer;
@@ -23,7 +24,7 @@ use redis_migration::{Error, ErrorKind, walk};
 use crate::args::{FilterArgs, InputArgs, MannersArgs, OutputArgs, SummaryArg};
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
-use crate::summary::{InputSummary, Log, Summary};
+use crate::summary::{InputSummary, Log, Shown, Summary};
 
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -143,7 +144,17 @@ pub fn run(args: &ReportArgs) -> Exit {
         Err(exit) => return exit,
     };
     let progress = Progress::default();
-    let watch = run::watch(&progress);
+    let watch = |shown: &mut Shown, signal: Option<i32>| {
+        if signal.is_some() {
+            progress.stop.store(true, Ordering::Relaxed);
+        }
+        let now = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (done, total) = (now(&progress.done), now(&progress.total));
+        shown.tell((done, total), || {
+            let percent = (done * 100).checked_div(total).unwrap_or(0);
+            format!("{percent}%: {} keys", HumanCount(now(&progress.keys)))
+        });
+    };
     run::supervise(&args.manners, log, GRACE, watch, || {
         report(args, &options, log, &progress)
     })
@@ -373,7 +384,7 @@ impl<'a> Job<'a> {
     /// What is left to say: damage, what failed, and the summary.
     fn ending(mut self, signal: Option<i32>) -> Exit {
         let hide = self.args.manners.hide_keys;
-        let mut exit = Exit::Done;
+        let (mut exit, mut whole) = (Exit::Done, true);
         if let Some((name, error)) = &self.damage {
             exit = Exit::of(error);
             self.log.failure(&format!(
@@ -387,6 +398,7 @@ impl<'a> Job<'a> {
                 outcome::die_by_sigpipe();
             }
             exit = self.failure(&name, &error, signal);
+            whole = false;
         } else if exit != Exit::Done && self.args.shape.format == FormatArg::Csv {
             // Records that end early are not given the name of a list that is whole.
             if let Some(partial) = self.sink.partial() {
@@ -396,7 +408,7 @@ impl<'a> Job<'a> {
         } else if let Err(error) = self.sink.finish() {
             exit = self.failure("", &error, signal);
         }
-        self.sum_up(exit)
+        self.sum_up(exit, whole)
     }
 
     fn failure(&mut self, name: &str, error: &Error, signal: Option<i32>) -> Exit {
@@ -426,12 +438,13 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn sum_up(mut self, mut exit: Exit) -> Exit {
+    /// `whole`: whether the run came to its end.
+    fn sum_up(mut self, mut exit: Exit, whole: bool) -> Exit {
         let manners = &self.args.manners;
         self.summary.exit = exit;
         self.summary.seconds = self.started.elapsed().as_secs_f64();
         match manners.summary {
-            SummaryArg::Text if self.summary.inputs.is_empty() => {}
+            SummaryArg::Text if !whole => {}
             SummaryArg::Text => {
                 let inputs = &self.summary.inputs;
                 let bytes: u64 = inputs.iter().map(|input| input.bytes).sum();

@@ -220,32 +220,47 @@ pub fn slot(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % 16_384
 }
 
-/// CRC-16/XMODEM: polynomial 0x1021, nothing reflected, starts at 0.
+/// CRC-16/XMODEM: polynomial 0x1021, nothing reflected, starts at 0. Eight bytes at a time, whose tables are asked all at
+/// once: byte by byte each would wait for the one before.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
+    let (eights, rest) = bytes.as_chunks::<8>();
+    let crc = eights.iter().fold(0u16, |crc, eight| {
+        let [high, low] = crc.to_be_bytes();
+        let mut next =
+            CRC16[7][usize::from(eight[0] ^ high)] ^ CRC16[6][usize::from(eight[1] ^ low)];
+        for i in 2..8 {
+            next ^= CRC16[7 - i][usize::from(eight[i])];
+        }
+        next
+    });
+    rest.iter().fold(crc, |crc, byte| {
+        (crc << 8) ^ CRC16[0][usize::from((crc >> 8) as u8 ^ byte)]
     })
 }
 
-/// The remainder of each byte.
-static CRC16: [u16; 256] = {
-    let mut table = [0; 256];
+/// The remainders of each byte with so many zeros behind it.
+static CRC16: [[u16; 256]; 8] = {
+    let mut tables = [[0; 256]; 8];
     let mut byte = 0;
     while byte < 256 {
         let mut crc = (byte as u16) << 8;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = (crc << 1) ^ if crc & 0x8000 != 0 { 0x1021 } else { 0 };
-            bit += 1;
+        let mut zeros = 0;
+        while zeros < 8 {
+            let mut bit = 0;
+            while bit < 8 {
+                crc = (crc << 1) ^ if crc & 0x8000 != 0 { 0x1021 } else { 0 };
+                bit += 1;
+            }
+            tables[zeros][byte] = crc;
+            zeros += 1;
         }
-        table[byte] = crc;
         byte += 1;
     }
-    table
+    tables
 };
 
 fn find(wanted: u8, bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == wanted)
+    memchr::memchr(wanted, bytes)
 }
 
 #[cfg(test)]

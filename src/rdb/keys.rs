@@ -1,12 +1,15 @@
 //! The records of a task, key by key, for whoever looks at a snapshot without writing commands of it.
 
 use super::scan::{Span, Task};
-use super::{Format, Function, Key, Reader, Record, key_name, type_name};
+use super::{
+    Attributes, Format, Function, Key, PlainString, Reader, Record, key_name, plain_string,
+    type_name,
+};
 use crate::cursor::Cursor;
 use crate::encoding::string::{Scratch, Str};
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Verdict};
-use crate::value::skip;
+use crate::value::{Kind, TypeByte, skip};
 
 /// What was met.
 #[derive(Debug)]
@@ -93,6 +96,15 @@ impl<'a> Keys<'a> {
         let mut reader = Reader::new(self.file, self.format, from);
         let mut db = task.db;
         while reader.c.pos() < to {
+            let pos = reader.c.pos();
+            if !reader.has_pending()
+                && let Some(plain) = plain_string(self.file.data(), pos)
+            {
+                let seen = self.plain(plain, pos, db, filter);
+                reader.pass(plain.end, pos + 1);
+                f(Met::Key(seen))?;
+                continue;
+            }
             match reader.next()? {
                 Record::Key(record) => {
                     let value = reader.c;
@@ -135,6 +147,38 @@ impl<'a> Keys<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Most records of most files: nothing of them need be unpacked.
+    #[inline]
+    fn plain(&self, plain: PlainString<'a>, pos: usize, db: u64, filter: &Filter) -> Seen<'a, 'a> {
+        let mut value = self.file;
+        // A short length may stand in the longer form too, so the name's own first byte says where the name begins.
+        let head = match self.file.data()[pos + 1] {
+            0..=0x3f => 1,
+            _ => 2,
+        };
+        value.seek(pos + 1 + head + plain.key.len());
+        let verdict = filter.verdict(
+            db,
+            plain.key,
+            None,
+            || Kind::String.name().to_owned(),
+            || (plain.end - value.pos()) as u64,
+        );
+        Seen {
+            db,
+            name: plain.key,
+            record: Key {
+                start: pos,
+                attributes: Attributes::default(),
+                ty: TypeByte::String,
+                key: Str::Raw(plain.key),
+            },
+            value,
+            end: plain.end,
+            verdict,
+        }
     }
 
     fn key_name(&self, record: &Key<'_>, db: u64, value: Cursor<'_>) -> crate::error::KeyName {

@@ -51,6 +51,8 @@ struct Tallies {
     /// By name, instead of "module".
     modules: HashMap<String, Sums>,
     dbs: BTreeMap<u64, (u64, Sums)>,
+    /// The database of the last key; it goes to the others when another one comes.
+    db: (u64, (u64, Sums)),
     prefixes: Prefixes,
     slots: Vec<Sums>,
     buckets: Buckets,
@@ -68,6 +70,7 @@ impl Tallies {
             forms: Default::default(),
             modules: HashMap::new(),
             dbs: BTreeMap::new(),
+            db: Default::default(),
             prefixes: Prefixes::new(
                 &options.separators,
                 options.prefix_depth,
@@ -81,7 +84,17 @@ impl Tallies {
         }
     }
 
-    fn merge(&mut self, other: Tallies) {
+    fn change_db(&mut self, db: u64) {
+        let (last, (expiring, sums)) = std::mem::replace(&mut self.db, (db, Default::default()));
+        if sums.keys > 0 {
+            let into = self.dbs.entry(last).or_default();
+            into.0 += expiring;
+            into.1.add(&sums);
+        }
+    }
+
+    fn merge(&mut self, mut other: Tallies) {
+        other.change_db(0);
         let (into, from) = (&mut self.totals, &other.totals);
         into.sums.add(&from.sums);
         into.expiring += from.expiring;
@@ -101,7 +114,7 @@ impl Tallies {
             into.0 += expiring;
             into.1.add(&sums);
         }
-        self.prefixes.merge(other.prefixes);
+        self.prefixes.merge(&other.prefixes);
         for (into, from) in self.slots.iter_mut().zip(&other.slots) {
             into.add(from);
         }
@@ -299,9 +312,11 @@ impl Looking<'_> {
             .expiry(attributes.expire_at_ms, now_ms, sums);
         tallies.totals.expiring += expires;
         tallies.totals.expired += u64::from(expired);
-        let db = tallies.dbs.entry(seen.db).or_default();
-        db.0 += expires;
-        db.1.add(sums);
+        if tallies.db.0 != seen.db {
+            tallies.change_db(seen.db);
+        }
+        tallies.db.1.0 += expires;
+        tallies.db.1.1.add(sums);
         tallies.prefixes.add(seen.name, sums);
         tallies.slots[usize::from(slot(seen.name))].add(sums);
         tallies.buckets.size(seen.value_bytes() as u64, sums);

@@ -169,6 +169,13 @@ pub struct Sums {
 }
 
 impl Sums {
+    const ZERO: Sums = Sums {
+        keys: 0,
+        bytes: 0,
+        memory: 0,
+        elements: 0,
+    };
+
     /// Adds others.
     #[inline]
     pub fn add(&mut self, other: &Sums) {
@@ -220,8 +227,9 @@ impl MemoryModel {
             error_percent: memory::ERROR_PERCENT,
             note: "what a server with default settings allocates for the key, its value and its expiry once the file is \
                    loaded, held against used_memory of a 7.0.15 with the jemalloc of its distribution; one that was built \
-                   with Redis's own takes up to a fifth less for small keys. Hash tables of databases are counted apart; \
-                   buffers, replication and fragmentation are not in it."
+                   with Redis's own takes up to a fifth less for small keys. Values of modules \
+                   and of types that 7.0 does not have count as many bytes as in the file. Hash tables of databases are \
+                   counted apart; buffers, replication and fragmentation are not in it."
                 .to_owned(),
         }
     }

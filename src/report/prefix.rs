@@ -5,9 +5,10 @@
 //! them as "other", so that no sum is ever wrong. A prefix that comes again begins anew. So a prefix may be counted too
 //! low, by no more than the largest node that was given up each time; that bound is kept and told.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use memchr::{memchr, memchr2, memchr3};
 
 use super::{By, OTHER, PrefixNode, Sums, shown};
 
@@ -18,22 +19,34 @@ const LONGEST: usize = 256;
 #[derive(Debug)]
 pub(super) struct Prefixes {
     nodes: Vec<Node>,
-    index: HashMap<Box<[u8]>, u32, RandomState>,
-    separators: [bool; 256],
+    /// The names of all nodes, one behind the other: most come once, and an allocation for each would cost more than all
+    /// the rest.
+    names: Vec<u8>,
+    /// Open addressing: nodes by the hash of their name; 0, the root, is a free place. At most half are taken.
+    places: Vec<u32>,
+    hasher: RandomState,
+    separators: Vec<u8>,
     depth: usize,
     most: usize,
     by: By,
+    /// The prefix of the last key and how many parts it has: the next key often has the same.
+    last: (u32, usize),
     /// The most keys that any prefix may have lost.
     pub lost_keys: u64,
     /// The most bytes that any prefix may have lost.
     pub lost_bytes: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Node {
     /// Index of the node above, which is always smaller; the root is its own.
     parent: u32,
-    name: Box<[u8]>,
+    /// Of the name; enough of it to tell most names apart.
+    hash: u32,
+    /// Where its name begins.
+    start: usize,
+    /// Bytes of its name.
+    len: u16,
     /// Keys for which this is the longest prefix.
     own: Sums,
     /// Keys of longer prefixes that were given up.
@@ -41,30 +54,33 @@ struct Node {
 }
 
 impl Node {
-    fn new(parent: u32, name: Box<[u8]>) -> Node {
-        Node {
-            parent,
-            name,
-            own: Sums::default(),
-            other: Sums::default(),
-        }
+    const ROOT: Node = Node {
+        parent: 0,
+        hash: 0,
+        start: 0,
+        len: 0,
+        own: Sums::ZERO,
+        other: Sums::ZERO,
+    };
+
+    fn name<'n>(&self, names: &'n [u8]) -> &'n [u8] {
+        &names[self.start..self.start + usize::from(self.len)]
     }
 }
 
 impl Prefixes {
     /// `most`: nodes that are kept; `by`: what the smallest are found by.
     pub fn new(separators: &[u8], depth: usize, most: usize, by: By) -> Prefixes {
-        let mut table = [false; 256];
-        for separator in separators {
-            table[usize::from(*separator)] = true;
-        }
         Prefixes {
-            nodes: vec![Node::new(0, Box::default())],
-            index: HashMap::default(),
-            separators: table,
+            nodes: vec![Node::ROOT],
+            names: Vec::new(),
+            places: vec![0; 64],
+            hasher: RandomState::default(),
+            separators: separators.to_vec(),
             depth,
             most: most.max(2),
             by,
+            last: (0, 0),
             lost_keys: 0,
             lost_bytes: 0,
         }
@@ -73,17 +89,20 @@ impl Prefixes {
     /// Counts a key.
     #[inline]
     pub fn add(&mut self, key: &[u8], sums: &Sums) {
-        let mut node = 0;
-        let mut depth = 0;
-        for (i, byte) in key[..key.len().min(LONGEST)].iter().enumerate() {
-            if self.separators[usize::from(*byte)] {
-                node = self.child(node, &key[..=i]);
-                depth += 1;
-                if depth == self.depth {
-                    break;
-                }
-            }
+        let key = &key[..key.len().min(LONGEST)];
+        let (mut node, mut depth) = self.last;
+        let mut at = usize::from(self.nodes[node as usize].len);
+        if !key.starts_with(self.nodes[node as usize].name(&self.names)) {
+            (node, depth, at) = (0, 0, 0);
         }
+        while depth < self.depth
+            && let Some(found) = self.separator(&key[at..])
+        {
+            at += found + 1;
+            node = self.child(node, &key[..at]);
+            depth += 1;
+        }
+        self.last = (node, depth);
         self.nodes[node as usize].own.add(sums);
         if self.nodes.len() > self.most {
             self.give_up();
@@ -91,32 +110,86 @@ impl Prefixes {
     }
 
     #[inline]
-    fn child(&mut self, parent: u32, name: &[u8]) -> u32 {
-        match self.index.get(name) {
-            Some(node) => *node,
-            None => self.insert(parent, name.into()),
+    fn separator(&self, text: &[u8]) -> Option<usize> {
+        match self.separators[..] {
+            [a] => memchr(a, text),
+            [a, b] => memchr2(a, b, text),
+            [a, b, c] => memchr3(a, b, c, text),
+            _ => text.iter().position(|b| self.separators.contains(b)),
         }
     }
 
-    fn insert(&mut self, parent: u32, name: Box<[u8]>) -> u32 {
-        // The limit on nodes is far below.
+    #[inline]
+    fn child(&mut self, parent: u32, name: &[u8]) -> u32 {
+        let hash = self.hasher.hash_one(name) as u32;
+        let place = self.find(hash, name);
+        match self.places[place] {
+            0 => self.insert(place, parent, hash, name),
+            node => node,
+        }
+    }
+
+    /// The place of a name: where its node is, or where it would be.
+    #[inline]
+    fn find(&self, hash: u32, name: &[u8]) -> usize {
+        let mask = self.places.len() - 1;
+        let mut place = hash as usize & mask;
+        loop {
+            let node = self.places[place];
+            if node == 0 {
+                return place;
+            }
+            let known = &self.nodes[node as usize];
+            if known.hash == hash && known.name(&self.names) == name {
+                return place;
+            }
+            place = (place + 1) & mask;
+        }
+    }
+
+    fn insert(&mut self, place: usize, parent: u32, hash: u32, name: &[u8]) -> u32 {
+        // The limit on nodes is far below, and so is that on a name's length.
         let node = u32::try_from(self.nodes.len()).expect("fewer nodes than four billions");
-        self.index.insert(name.clone(), node);
-        self.nodes.push(Node::new(parent, name));
+        let len = u16::try_from(name.len()).expect("a name of at most 256 bytes");
+        self.nodes.push(Node {
+            parent,
+            hash,
+            start: self.names.len(),
+            len,
+            ..Node::ROOT
+        });
+        self.names.extend_from_slice(name);
+        self.places[place] = node;
+        if self.nodes.len() * 2 > self.places.len() {
+            self.spread(self.places.len() * 2);
+        }
         node
     }
 
+    /// Finds a place for every node anew, among so many.
+    fn spread(&mut self, places: usize) {
+        self.places.clear();
+        self.places.resize(places, 0);
+        let mask = places - 1;
+        for (i, node) in (0u32..).zip(&self.nodes).skip(1) {
+            let mut place = node.hash as usize & mask;
+            while self.places[place] != 0 {
+                place = (place + 1) & mask;
+            }
+            self.places[place] = i;
+        }
+    }
+
     /// Adds what another worker has seen.
-    pub fn merge(&mut self, other: Prefixes) {
-        let mut places: Vec<u32> = Vec::with_capacity(other.nodes.len());
-        for node in other.nodes {
-            let parent = places.get(node.parent as usize).copied().unwrap_or(0);
-            let place = match self.index.get(&node.name) {
-                _ if places.is_empty() => 0,
-                Some(place) => *place,
-                None => self.insert(parent, node.name),
+    pub fn merge(&mut self, other: &Prefixes) {
+        let mut here: Vec<u32> = Vec::with_capacity(other.nodes.len());
+        for node in &other.nodes {
+            let place = match here.get(node.parent as usize) {
+                Some(parent) => self.child(*parent, node.name(&other.names)),
+                // The first is the root, and has nothing above it.
+                None => 0,
             };
-            places.push(place);
+            here.push(place);
             let into = &mut self.nodes[place as usize];
             into.own.add(&node.own);
             into.other.add(&node.other);
@@ -147,17 +220,18 @@ impl Prefixes {
     /// Gives up the smaller half, because there are too many.
     fn give_up(&mut self) {
         let totals = self.totals();
-        let mut order: Vec<u32> = (1..self.nodes.len() as u32).collect();
+        let ranks = (1u32..).zip(&totals[1..]);
+        let mut order: Vec<(u64, u32)> = ranks.map(|(i, sums)| (self.by.of(sums), i)).collect();
         let keep = (self.most / 2).min(order.len());
         // A node is never smaller than one below it and stands before it, so what is kept hangs together.
-        order.select_nth_unstable_by_key(keep.saturating_sub(1), |i| {
-            (std::cmp::Reverse(self.by.of(&totals[*i as usize])), *i)
+        order.select_nth_unstable_by_key(keep.saturating_sub(1), |(rank, i)| {
+            (std::cmp::Reverse(*rank), *i)
         });
         let given_up = &order[keep..];
         let most = |of: fn(&Sums) -> u64| {
             given_up
                 .iter()
-                .map(|i| of(&totals[*i as usize]))
+                .map(|(_, i)| of(&totals[*i as usize]))
                 .max()
                 .unwrap_or(0)
         };
@@ -165,7 +239,7 @@ impl Prefixes {
         self.lost_bytes += most(|sums| sums.bytes);
         let mut kept = vec![false; self.nodes.len()];
         kept[0] = true;
-        for i in &order[..keep] {
+        for (_, i) in &order[..keep] {
             kept[*i as usize] = true;
         }
         self.keep(&kept, &totals);
@@ -173,23 +247,25 @@ impl Prefixes {
 
     /// Leaves out all nodes but these; what the others held stays with the nodes above.
     fn keep(&mut self, kept: &[bool], totals: &[Sums]) {
-        let mut places = vec![0; self.nodes.len()];
+        let mut here = vec![0; self.nodes.len()];
         let nodes = std::mem::take(&mut self.nodes);
-        self.index.clear();
+        let names = std::mem::take(&mut self.names);
         for (i, mut node) in nodes.into_iter().enumerate() {
             let parent = node.parent as usize;
             if kept[i] {
-                places[i] = self.nodes.len() as u32;
-                node.parent = places[parent];
-                if i > 0 {
-                    self.index.insert(node.name.clone(), places[i]);
-                }
+                here[i] = self.nodes.len() as u32;
+                let name = node.name(&names);
+                node.parent = here[parent];
+                node.start = self.names.len();
+                self.names.extend_from_slice(name);
                 self.nodes.push(node);
             } else if kept[parent] {
                 // What stands above has its place already.
-                self.nodes[places[parent] as usize].other.add(&totals[i]);
+                self.nodes[here[parent] as usize].other.add(&totals[i]);
             }
         }
+        self.last = (0, 0);
+        self.spread(self.places.len());
     }
 
     /// The tree, of no more than `most` prefixes.
@@ -198,10 +274,9 @@ impl Prefixes {
         let mut order: Vec<usize> = (1..self.nodes.len()).collect();
         order.sort_unstable_by(|a, b| {
             let rank = |i: &usize| self.by.of(&totals[*i]);
+            let name = |i: &usize| self.nodes[*i].name(&self.names);
             // Names decide between equals, so that the number of workers does not; a shorter one comes first.
-            rank(b)
-                .cmp(&rank(a))
-                .then_with(|| self.nodes[*a].name.cmp(&self.nodes[*b].name))
+            rank(b).cmp(&rank(a)).then_with(|| name(a).cmp(name(b)))
         });
         let mut kept = vec![false; self.nodes.len()];
         kept[0] = true;
@@ -231,7 +306,7 @@ impl Prefixes {
             }
             let prefix = match i {
                 0 => String::new(),
-                _ => shown(&node.name, hide_keys),
+                _ => shown(node.name(&self.names), hide_keys),
             };
             let made = PrefixNode {
                 prefix,
@@ -302,11 +377,11 @@ mod tests {
                 large += 1;
                 keys += 1;
             }
-            assert!(worker.nodes.len() <= 1001 && worker.index.len() <= 1001);
+            assert!(worker.nodes.len() <= 1001 && worker.places.len() <= 4096);
         }
         let mut all = Prefixes::new(b":", 3, 1000, By::Keys);
         for worker in workers {
-            all.merge(worker);
+            all.merge(&worker);
         }
         let lost = all.lost_keys;
         assert!(lost > 0 && lost < 3000, "{lost}");

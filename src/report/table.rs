@@ -43,38 +43,33 @@ pub fn render(report: &Report, style: &Style) -> String {
     if let Some(idle) = &report.idle {
         let rows = idle.buckets.iter();
         page.histogram(
-            "by time since the last use",
+            "by idle time",
             rows.map(|row| (row.label.clone(), row.sums)).collect(),
         );
     }
     if let Some(freq) = &report.freq {
         let rows = freq.buckets.iter();
         page.histogram(
-            "by access frequency (LFU counter)",
+            "by LFU counter",
             rows.map(|row| (row.label.clone(), row.sums)).collect(),
         );
     }
     let rows = report.sizes.buckets.iter();
     page.histogram(
-        "by bytes of the value in the file",
+        "by size of the value",
         rows.map(|row| (row.label.clone(), row.sums)).collect(),
     );
     page.slots(report);
     match style.by {
         By::Bytes | By::Keys => {
-            page.largest(
-                "largest keys by bytes in the file",
-                &report.largest_by_bytes,
-            );
+            page.largest("largest by bytes", &report.largest_by_bytes);
         }
-        By::Memory => page.largest("largest keys by memory", &report.largest_by_memory),
+        By::Memory => page.largest("largest by memory", &report.largest_by_memory),
     }
-    page.largest("largest keys by elements", &report.largest_by_elements);
+    page.largest("largest by elements", &report.largest_by_elements);
     page.out
 }
 
-/// Names take no more columns than these.
-const NAME: usize = 44;
 /// Databases that are shown one by one.
 const MOST_DBS: usize = 16;
 /// Lines of prefixes.
@@ -197,29 +192,23 @@ impl Page {
         if rows.is_empty() {
             return;
         }
-        let name = rows.iter().map(|(name, _)| columns(name)).max();
-        let name = name.unwrap_or(0).min(NAME);
-        let name = name.max(columns(title).saturating_sub(2));
-        let head = format!(
-            "{:<width$} {:>13} {:>11} {:>11} {:>14}  share",
-            title,
-            "keys",
-            "bytes",
-            "memory",
-            "elements",
-            width = name + 2,
-        );
-        self.title(&head);
-        // Behind the numbers stand share and bar.
-        let used = 2 + name + 1 + 13 + 1 + 11 + 1 + 11 + 1 + 14 + 2 + 6;
-        let room = self.style.width.saturating_sub(used + 1).min(40);
+        // The same in all tables, so that their numbers stand below each other.
+        let name = if self.style.width < 100 { 22 } else { 30 };
+        let title = fit(title, name + 2, self.style.unicode);
+        self.title(&format!(
+            "{title} {:>12} {:>9} {:>9} {:>13} {:>6}",
+            "keys", "bytes", "memory", "elements", "share",
+        ));
+        // Behind the numbers stands the bar.
+        let used = 2 + name + 1 + 12 + 1 + 9 + 1 + 9 + 1 + 13 + 1 + 6 + 1;
+        let room = self.style.width.saturating_sub(used).min(40);
         for (label, sums) in rows {
             let part = self.style.by.of(sums);
             let share = share(part, whole);
             let bar = self.bar(part, whole, room);
             let label = fit(label, name, self.style.unicode);
             let line = format!(
-                "  {label} {:>13} {:>11} {:>11} {:>14} {share:>6} {bar}",
+                "  {label} {:>12} {:>9} {:>9} {:>13} {share:>6} {bar}",
                 count(sums.keys),
                 size(sums.bytes),
                 size(sums.memory),
@@ -296,6 +285,9 @@ impl Page {
     }
 
     fn expiries(&mut self, report: &Report) {
+        if report.totals.sums.keys == 0 {
+            return;
+        }
         let mut rows = vec![("no expiry".to_owned(), report.expiry.none)];
         let buckets = report.expiry.buckets.iter();
         rows.extend(
@@ -348,21 +340,22 @@ impl Page {
             .iter()
             .map(|key| format!("{} {}", key.type_name, key.encoding))
             .collect();
-        let kind = kinds.iter().map(|kind| columns(kind)).max().unwrap_or(0);
-        let used = 2 + 5 + 1 + kind + 1 + 11 + 1 + 11 + 1 + 14 + 1 + 11 + 2;
+        let kind = kinds.iter().map(|kind| columns(kind)).max();
+        let kind = kind.unwrap_or(0).max(14);
+        let used = 2 + 5 + 1 + kind + 1 + 9 + 1 + 9 + 1 + 13 + 1 + 9 + 2;
         let room = self.style.width.saturating_sub(used).max(16);
         self.title(&format!(
-            "{title:<width$} {:>11} {:>11} {:>14} {:>11}  key",
+            "{title:<width$} {:>9} {:>9} {:>13} {:>9}  key",
             "bytes",
             "memory",
             "elements",
-            "largest one",
+            "longest",
             width = 2 + 5 + 1 + kind,
         ));
         for (key, kind_of) in keys.iter().zip(&kinds) {
             let name = short(&key.key, room, self.style.unicode);
             let line = format!(
-                "  {:>5} {kind_of:<kind$} {:>11} {:>11} {:>14} {:>11}  {name}",
+                "  {:<5} {kind_of:<kind$} {:>9} {:>9} {:>13} {:>9}  {name}",
                 format!("db {}", key.db),
                 size(key.bytes),
                 size(key.memory),
@@ -375,10 +368,11 @@ impl Page {
 }
 
 /// The prefixes as lines, each below the one that it belongs to. Of the longer ones those smaller than `floor` are not
-/// shown.
+/// shown, nor what of them is told together.
 fn below(node: &PrefixNode, depth: usize, floor: u64, by: By, rows: &mut Vec<(String, Sums)>) {
     for child in &node.children {
-        if by.of(&child.sums) < floor.max(1) && depth > 0 {
+        let is_small = by.of(&child.sums) < floor.max(1) || child.prefix == OTHER;
+        if is_small && depth > 0 {
             continue;
         }
         rows.push((

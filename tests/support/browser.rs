@@ -23,6 +23,8 @@ pub(crate) struct Browser {
     messages: Receiver<Value>,
     session: Option<String>,
     last_id: u64,
+    /// Whether pages run their scripts.
+    scripts: bool,
     /// What the page did, oldest first, with the method of the protocol that tells it.
     pub(crate) events: Vec<Value>,
     _dir: tempfile::TempDir,
@@ -91,6 +93,7 @@ impl Browser {
             messages,
             session: None,
             last_id: 0,
+            scripts: true,
             events: Vec::new(),
             _dir: dir,
         };
@@ -101,6 +104,7 @@ impl Browser {
         for domain in ["Page", "Runtime", "Log", "Network", "DOM"] {
             browser.call(&format!("{domain}.enable"), json!({}));
         }
+        browser.set_dark(false);
         browser
     }
 
@@ -142,7 +146,7 @@ impl Browser {
         }
     }
 
-    /// Shows a file, and waits until it is loaded.
+    /// Shows a file, and waits until it is loaded and its scripts have seen it laid out.
     pub(crate) fn open(&mut self, path: &Path) {
         self.events.clear();
         self.call(
@@ -155,6 +159,11 @@ impl Browser {
                 message["method"] == "Page.loadEventFired"
             });
             self.events.push(loaded);
+        }
+        if self.scripts {
+            // What a script is told of sizes it is told before a frame is drawn.
+            let frame = "requestAnimationFrame(() => requestAnimationFrame(() => done(0)))";
+            self.evaluate(&format!("new Promise((done) => {frame})"));
         }
     }
 
@@ -275,8 +284,12 @@ impl Browser {
     /// Lets the page believe that its reader wants it dark, or light.
     pub(crate) fn set_dark(&mut self, dark: bool) {
         let scheme = if dark { "dark" } else { "light" };
-        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
-        self.call("Emulation.setEmulatedMedia", features);
+        // And wants nothing to move: what a test points at stays where it is.
+        let features = json!([
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]);
+        self.call("Emulation.setEmulatedMedia", json!({"features": features}));
     }
 
     /// Keeps pages from running scripts, or lets them.
@@ -285,6 +298,7 @@ impl Browser {
             "Emulation.setScriptExecutionDisabled",
             json!({"value": !run}),
         );
+        self.scripts = run;
     }
 
     /// Writes the page to PNGs in the directory that PAGE_PICTURES names, for a person to look at: in pieces of a size

@@ -66,6 +66,7 @@ pub(crate) fn empty() -> Report {
             keys: 0,
             trailing_bytes: 0,
             has_log: false,
+            log_commands: 0,
             damage: None,
         }],
         memory_model: MemoryModel {
@@ -337,6 +338,7 @@ pub(crate) fn shop() -> Report {
                 server: Some("valkey 9.1.0".to_owned()),
                 trailing_bytes: 0,
                 has_log: false,
+            log_commands: 0,
                 damage: Some("length runs past the end of the file at byte 0xb532a41, key \"session:web:81\" in db 0".to_owned()),
             },
         ],

@@ -92,15 +92,25 @@ pub(super) fn inputs(inputs: &[InputFacts]) -> Bounded<Input> {
         size: size(input.bytes),
         exact: exact(input.bytes),
         keys: count(input.keys),
-        state: match (&input.damage, input.has_log, input.trailing_bytes) {
-            (Some(sentence), _, _) => format!("damaged: {}", name(sentence)),
-            (None, true, _) => "whole; commands follow that are not counted".to_owned(),
-            (None, false, 0) => "whole".to_owned(),
-            (None, false, more) => format!("whole; {} behind its end", exact(more)),
-        },
+        state: state(input),
         damaged: input.damage.is_some(),
     };
     Bounded::of(inputs.into_iter().map(row), MOST_ROWS)
+}
+
+fn state(input: &InputFacts) -> String {
+    let mut state = match &input.damage {
+        Some(sentence) => format!("damaged: {}", name(sentence)),
+        None => "whole".to_owned(),
+    };
+    if input.has_log {
+        let commands = counted(input.log_commands, "command");
+        state.push_str(&format!("; {commands} of a log not looked at"));
+    }
+    if input.trailing_bytes > 0 {
+        state.push_str(&format!("; {} behind its end", exact(input.trailing_bytes)));
+    }
+    state
 }
 
 /// The first lines.
