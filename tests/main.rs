@@ -12,6 +12,7 @@ mod ending;
 mod expiring;
 mod follow;
 mod harness;
+mod jsonl;
 mod live;
 mod manifest;
 mod preflight;
