@@ -745,6 +745,12 @@ fn what_is_about_commands_has_no_meaning_for_lines() {
     assert_eq!(parsed(&lines_of(&snapshot)).len(), 1);
     let (_dir, path) = lines_file(&lines_of(&snapshot));
     assert_eq!(converted(&[text(&path)]), b"");
+    let run = convert(&["--follow", "--checkpoint", "x.ckpt", text(&path)]);
+    assert!(
+        run.code == 3 && run.stderr.contains("cannot be followed"),
+        "{}",
+        run.stderr
+    );
     let run = replay(&["--dry-run", "-p", "1", text(&path)]);
     assert_eq!(run.code, 4, "{}", run.stderr);
 }
