@@ -298,6 +298,11 @@ impl Inputs {
                 wait_for(path, progress, log).map_err(named)?;
             }
             let set = Set::open(path, &options, &progress.stop).map_err(named)?;
+            if logs.follow && set.pieces.iter().any(|piece| piece.source.is_lines) {
+                return Err(named(Error::plain(ErrorKind::OtherKind(
+                    "JSON lines, which are read once and cannot be followed; leave out --follow",
+                ))));
+            }
             let manifest = set.manifest.as_deref().unwrap_or(path);
             for name in &set.foreign {
                 // Segments of a live migration stand beside each other: of earlier snapshots, and of other sources.

@@ -30,6 +30,8 @@ enum By {
     },
     /// `replay`, which asks what is there.
     Replay(Destination),
+    /// `convert` to JSON lines, through jq where it is there, and `replay` of those.
+    Lines,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,7 @@ impl Way {
     /// What the files arrive in.
     fn start(&self, options: &[&str]) -> Target {
         match self.by {
-            By::Pipe { .. } | By::Replay(Destination::Server) => {
+            By::Pipe { .. } | By::Lines | By::Replay(Destination::Server) => {
                 Target::Server(Server::with(self.server, options))
             }
             By::Replay(Destination::Cluster) => Target::cluster(),
@@ -141,7 +143,8 @@ fn corpus(way: &Way, holds: impl Fn(&Path) -> bool + Sync) {
                         .to_string();
                     let came = match way.by {
                         By::Pipe { .. } => pipe(&mut comparer, file, target, way),
-                        By::Replay(into) => send(&mut comparer, file, &name, target, into),
+                        By::Replay(into) => send(&mut comparer, file, file, &name, target, into),
+                        By::Lines => send_lines(&mut comparer, file, &name, target),
                     };
                     if let Err(what) = came {
                         wrong
@@ -419,9 +422,11 @@ const ODD: &[Odd] = &[
     },
 ];
 
+/// Sends `input`, which is `file` or comes of it.
 fn send(
     comparer: &mut Comparer,
     file: &Path,
+    input: &Path,
     name: &str,
     target: &Target,
     into: Destination,
@@ -436,9 +441,14 @@ fn send(
     if into != Destination::Server {
         args.extend(["--db", "0"]);
     }
-    args.push(text(file));
+    args.push(text(input));
     let run = replay_at(target.port(), &args);
-    let exit = odd.map_or(expected_exit(&case), |odd| odd.exit);
+    let exit = match odd {
+        Some(odd) => odd.exit,
+        None if input == file => expected_exit(&case),
+        // What was torn was left out when it was converted.
+        None => 0,
+    };
     if run.code != exit || odd.is_some_and(|odd| !run.stderr.contains(odd.says)) {
         return Err(format!("exit {}: {}", run.code, run.stderr));
     }
@@ -463,6 +473,29 @@ fn send(
         ));
     }
     Ok(())
+}
+
+fn send_lines(
+    comparer: &mut Comparer,
+    file: &Path,
+    name: &str,
+    target: &Target,
+) -> Result<(), String> {
+    let case = file.file_stem().expect("a name").to_string_lossy();
+    let mut args = vec!["--format", "jsonl"];
+    args.extend(flags(&case));
+    args.push(text(file));
+    let run = convert(&args);
+    if run.code != expected_exit(&case) {
+        return Err(format!("exit {}: {}", run.code, run.stderr));
+    }
+    if let Some(refused) = crate::jsonl::Schema::new().refuses(&run.stdout) {
+        return Err(refused);
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let lines = dir.path().join("lines.jsonl");
+    std::fs::write(&lines, crate::jsonl::through_jq(run.stdout)).expect("the lines");
+    send(comparer, file, &lines, name, target, Destination::Server)
 }
 
 /// A log that was cut within a command or a transaction is written up to there, and the exit code tells.
@@ -799,6 +832,30 @@ fn logs_go_through_redis_cli() {
         let same = comparer.compare(&file.with_extension("json"), server.port);
         assert!(same.is_ok(), "{}: {same:?}", file.display());
     }
+}
+
+fn lines_into(
+    files: fn(&Path, &mut Vec<PathBuf>),
+    server: &'static str,
+    holds: impl Fn(&Path) -> bool + Sync,
+) {
+    let by = By::Lines;
+    corpus(&Way { files, server, by }, holds);
+}
+
+#[test]
+fn the_corpus_goes_into_redis_8_10_by_json_lines() {
+    lines_into(snapshots, "redis-8.10", |path| !of_valkey(path));
+}
+
+#[test]
+fn the_corpus_of_valkey_9_goes_into_valkey_9_1_by_json_lines() {
+    lines_into(snapshots, "valkey-9.1", of_valkey);
+}
+
+#[test]
+fn the_logs_go_into_redis_8_10_by_json_lines() {
+    lines_into(logs, "redis-8.10", |path| !valkey_9(path));
 }
 
 fn replay_into(

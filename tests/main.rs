@@ -13,6 +13,7 @@ mod ending;
 mod expiring;
 mod follow;
 mod harness;
+mod jsonl;
 mod live;
 mod manifest;
 mod page;

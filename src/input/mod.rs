@@ -32,6 +32,8 @@ pub struct Source {
     pub file: File,
     /// Bytes of the file as it stands, before unpacking.
     pub file_bytes: u64,
+    /// Whether it was written as JSON lines; `file` has what they stand for.
+    pub is_lines: bool,
     origin: Option<(PathBuf, Stamp)>,
 }
 
@@ -147,6 +149,7 @@ impl Source {
                 kind: Kind::Directory,
                 file,
                 file_bytes: 0,
+                is_lines: false,
                 origin: None,
             });
         }
@@ -186,7 +189,8 @@ impl Source {
         let mut untouched = in_place && unpacked.is_none();
         let mut file = unpacked.unwrap_or(file);
         let mut head = head_of(&file).map_err(io("cannot be read"))?;
-        if Kind::of(&head) == Kind::JsonLines {
+        let is_lines = Kind::of(&head) == Kind::JsonLines;
+        if is_lines {
             let lines = Mapped::map(&file).map_err(io("cannot be mapped"))?;
             file = jsonl::read::load(lines.bytes(), stop)?.into_file();
             untouched = false;
@@ -198,6 +202,7 @@ impl Source {
             kind: Kind::of(&head),
             file,
             file_bytes,
+            is_lines,
             origin: None,
         }
         .stamped(origin.filter(|_| untouched)))
@@ -212,6 +217,7 @@ impl Source {
             path: None,
             kind: Kind::of(&head),
             file_bytes: file.metadata().map_err(failed)?.len(),
+            is_lines: false,
             file,
             origin: None,
         })

@@ -56,6 +56,46 @@ pub(super) struct Line<'a> {
     pub time: Option<Int>,
 }
 
+impl Line<'_> {
+    /// Its fields' names.
+    pub const FIELDS: [&'static str; 24] = [
+        "jsonl",
+        "version",
+        "rdb",
+        "aux",
+        "db",
+        "key",
+        "type",
+        "expires_at_ms",
+        "idle_secs",
+        "freq",
+        "meta",
+        "cursor",
+        "part",
+        "value",
+        "rdb_type",
+        "raw",
+        "more",
+        "dropped",
+        "function",
+        "script",
+        "module_aux",
+        "command",
+        "time",
+        "base64",
+    ];
+}
+
+/// What a line says of its key, whatever else it says.
+#[derive(Deserialize)]
+pub(super) struct Name<'a> {
+    pub db: Int,
+    #[serde(borrow)]
+    pub key: Text<'a>,
+    #[serde(borrow, rename = "type")]
+    pub type_name: Option<Plain<'a>>,
+}
+
 /// A text: a string, or bytes in base64, not decoded yet.
 #[derive(Debug, Clone)]
 pub(super) enum Text<'a> {
@@ -148,10 +188,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text<'de>, A::Error> {
-                let Some((Name("base64"), Plain(text))) = map.next_entry()? else {
+                let Some((Tag("base64"), Plain(text))) = map.next_entry()? else {
                     return Err(de::Error::custom("expected {\"base64\": …}"));
                 };
-                match map.next_key::<Name<'_>>()? {
+                match map.next_key::<Tag<'_>>()? {
                     None => Ok(Text::Base64(text)),
                     Some(_) => Err(de::Error::custom("more than base64 stands in a text")),
                 }
@@ -162,7 +202,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 }
 
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] &'a str);
+struct Tag<'a>(#[serde(borrow)] &'a str);
 
 /// A string, from where it stands if it has no escapes.
 #[derive(Debug, Deserialize)]

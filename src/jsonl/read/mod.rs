@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use self::body::Body;
-use self::line::{Field, Int, Line, Score, Text, for_each, whole};
+use self::line::{Field, Int, Line, Name, Score, Text, for_each, whole};
 use self::stream::Stream;
 use super::VERSION;
 use crate::cursor::{At, Cursor};
@@ -211,15 +211,9 @@ impl Loader {
     /// Reads a line. `name` is the key that it is about.
     fn line(&mut self, bytes: &[u8], name: &mut Option<KeyName>) -> Result<(), Wrong> {
         check_sizes(bytes)?;
-        let line: Line<'_> = serde_json::from_slice(bytes).map_err(|e| match bytes {
-            b"{" => Wrong::what("an object goes over several lines; jq -c . puts each in one"),
-            _ => {
-                let column = e.column();
-                match Wrong::json(e) {
-                    Wrong::What(what) => Wrong::What(format!("{what}, at character {column}")),
-                    io => io,
-                }
-            }
+        let line: Line<'_> = serde_json::from_slice(bytes).map_err(|error| {
+            *name = named(bytes);
+            not_a_line(bytes, error)
         })?;
         let kinds = [
             line.jsonl.is_some(),
@@ -509,6 +503,36 @@ impl Loader {
         self.snapshot()?;
         let snapshot = self.snapshot.take().expect("it was made above");
         Ok(snapshot.finish()?)
+    }
+}
+
+/// The key that a line is about, where the line can be read as far as that.
+#[cold]
+fn named(line: &[u8]) -> Option<KeyName> {
+    let Name { db, key, type_name } = serde_json::from_slice(line).ok()?;
+    let type_name = type_name.as_ref().map_or("", |name| &name.0);
+    Some(key_name(db.of("db").ok()?, &key.bytes().ok()?, type_name))
+}
+
+/// Why JSON is no line: the parser knows the place, and before that stands the name of the field.
+#[cold]
+fn not_a_line(line: &[u8], error: serde_json::Error) -> Wrong {
+    if line == b"{" {
+        return Wrong::what("an object goes over several lines; jq -c . puts each in one");
+    }
+    let column = error.column();
+    let before = String::from_utf8_lossy(&line[..column.min(line.len())]);
+    let field = Line::FIELDS
+        .iter()
+        .filter_map(|field| before.rfind(&format!("\"{field}\":")).map(|at| (at, field)))
+        .max();
+    let wrong = match Wrong::json(error) {
+        Wrong::What(what) => Wrong::What(format!("{what}, at character {column}")),
+        io => io,
+    };
+    match field {
+        Some((_, field)) => wrong.in_field(field),
+        None => wrong,
     }
 }
 
