@@ -1,19 +1,20 @@
 //! The records of a task, key by key, for whoever looks at a snapshot without writing commands of it.
 
 use super::scan::{Span, Task};
-use super::{Format, Function, Key, Reader, Record, key_name, type_name};
+use super::{Format, Function, Key, Reader, Record, key_name, opcode, type_name};
 use crate::cursor::Cursor;
 use crate::encoding::string::{Scratch, Str};
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Verdict};
-use crate::value::skip;
+use crate::value::{module, skip};
 
 /// What was met.
 #[derive(Debug)]
 pub enum Met<'a, 'k> {
     /// A key.
     Key(Seen<'a, 'k>),
-    /// A key whose name, or whose value's length, cannot be read. What follows it can where `Err` is not returned.
+    /// A key whose name, or data of a module whose strings, cannot be read. What follows it can where `Err` is not
+    /// returned.
     Broken(Error),
     /// A function library.
     Function(Function<'a>),
@@ -93,6 +94,7 @@ impl<'a> Keys<'a> {
         let mut reader = Reader::new(self.file, self.format, from);
         let mut db = task.db;
         while reader.c.pos() < to {
+            let mut at = reader.c;
             match reader.next()? {
                 Record::Key(record) => {
                     let value = reader.c;
@@ -129,7 +131,15 @@ impl<'a> Keys<'a> {
                 Record::Select(n) => db = n,
                 Record::Function(function) => f(Met::Function(function))?,
                 Record::Aux { name, value } => f(Met::Aux { name, value })?,
-                Record::ModuleAux(module) => f(Met::ModuleAux(module))?,
+                Record::ModuleAux(module) => {
+                    // Attributes that stand open would come between, which no server writes.
+                    if at.u8()? == opcode::MODULE_AUX
+                        && let Err(error) = module::check_aux(&mut at, &mut self.scratch)
+                    {
+                        f(Met::Broken(error))?;
+                    }
+                    f(Met::ModuleAux(module))?;
+                }
                 Record::Template { .. } | Record::Hint => {}
                 Record::Eof => break,
             }
