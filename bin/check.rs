@@ -1,15 +1,17 @@
 //! `check`: are files whole, and what can be saved of them.
 
 mod json;
+mod save;
 mod screen;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
+use redis_migration::aof::read::Until;
 use redis_migration::aof::set::Set;
 use redis_migration::check::set::{Checked, check};
 use redis_migration::check::{Options, Verdict};
@@ -21,6 +23,8 @@ use crate::args::{ChecksumArg, InputArgs, MannersArgs, SummaryArg};
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
 use crate::summary::{Log, metrics, replace};
+use crate::values::Moment;
+use save::{Refused, Saved};
 
 /// After a signal the run gets this long to end by itself: it may be waiting in a read.
 const GRACE: Duration = Duration::from_secs(2);
@@ -32,6 +36,8 @@ pub struct CheckArgs {
     pub input: InputArgs,
     #[command(flatten)]
     pub depth: DepthArgs,
+    #[command(flatten)]
+    pub save: SaveArgs,
     #[command(flatten)]
     pub manners: MannersArgs,
 }
@@ -64,6 +70,34 @@ pub struct DepthArgs {
     pub format: FormatArg,
 }
 
+/// What is written of what can be saved. The input is never touched.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Saving")]
+pub struct SaveArgs {
+    /// Write the whole keys of a damaged snapshot to OUT, a new snapshot
+    ///
+    /// All keys before and behind each hole, with functions and fields about the file. Behind a hole the next record is
+    /// searched for. What is lost is listed, and what is kept and may not be what it was. The exit code is still 3: the
+    /// file is damaged. A snapshot that is whole is not written again.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["repair", "truncate_to"])]
+    pub salvage: Option<PathBuf>,
+    /// Write a copy of a damaged or torn append-only file to OUT, cut behind the last whole command
+    ///
+    /// Never within a transaction. Of a file in parts OUT is a directory with its manifest; files behind the cut are left
+    /// out, and named.
+    #[arg(long, value_name = "OUT")]
+    pub repair: Option<PathBuf>,
+    /// Read an append-only file up to a time only, held against its #TS lines; with --repair, copy it so far
+    ///
+    /// RFC 3339, or Unix seconds as @1795392000: what stands before the first #TS that is later, as redis-check-aof
+    /// --truncate-to-timestamp has it, but in whole transactions and over all files.
+    #[arg(long, value_name = "TIME")]
+    pub truncate_to: Option<Moment>,
+    /// Replace a file OUT that exists
+    #[arg(long)]
+    pub force: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FormatArg {
     Text,
@@ -72,6 +106,10 @@ pub enum FormatArg {
 
 pub fn run(args: &CheckArgs) -> Exit {
     let log = Log::new(&args.manners);
+    if let Err(text) = save::usage(args) {
+        log.failure(&text);
+        return Exit::Usage;
+    }
     let _lock = match run::prepare(&args.input, &args.manners, log) {
         Ok(lock) => lock,
         Err(exit) => return exit,
@@ -86,10 +124,18 @@ pub fn run(args: &CheckArgs) -> Exit {
 struct Outcome {
     name: String,
     result: Result<Checked, Error>,
+    /// What was saved of it, where that was asked for and could be done.
+    saved: Option<Saved>,
+    refused: Option<Refused>,
 }
 
 impl Outcome {
     fn exit(&self) -> Exit {
+        let refused = self.refused.as_ref().map_or(Exit::Done, |r| r.exit);
+        worse(refused, self.found())
+    }
+
+    fn found(&self) -> Exit {
         match &self.result {
             Ok(checked) => match checked.verdict() {
                 Verdict::Whole => Exit::Done,
@@ -107,9 +153,9 @@ fn work<'a>(args: &'a CheckArgs, progress: &'a Progress, log: Log) -> Finish<'a>
     let mut outcomes = Vec::new();
     for path in &args.input.inputs {
         let name = name_of(path);
-        let result = one(args, path, &name, progress);
-        let stopped = matches!(&result, Err(e) if matches!(e.kind(), ErrorKind::Stopped));
-        let outcome = Outcome { name, result };
+        let outcome = one(args, path, name, progress);
+        let stopped = outcome.result.as_ref().is_err_and(save::is_stopped)
+            || outcome.refused.as_ref().is_some_and(|r| r.is_stop);
         let shown = show(args, &outcome);
         outcomes.push(outcome);
         if let Err(error) = shown {
@@ -128,12 +174,7 @@ fn work<'a>(args: &'a CheckArgs, progress: &'a Progress, log: Log) -> Finish<'a>
     Box::new(move |signal| ending(args, &outcomes, progress, signal, started, log))
 }
 
-fn one(
-    args: &CheckArgs,
-    path: &PathBuf,
-    name: &str,
-    progress: &Progress,
-) -> Result<Checked, Error> {
+fn one(args: &CheckArgs, path: &Path, name: String, progress: &Progress) -> Outcome {
     let opening = OpenOptions {
         no_mmap: args.input.no_mmap,
     };
@@ -145,16 +186,35 @@ fn one(
         most: args.depth.most,
         now_ms: Timestamp::now().as_millisecond(),
     };
-    let set = Set::open(path, &opening, &progress.stop)?;
-    check(name, &set, &options, None, progress)
+    let until = args.save.truncate_to.map(|time| Until::TimeMs(time.0));
+    let checked = Set::open(path, &opening, &progress.stop).and_then(|set| {
+        let checked = check(&name, &set, &options, until, progress)?;
+        Ok((set, checked))
+    });
+    let (mut saved, mut refused) = (None, None);
+    let result = checked.map(|(set, checked)| {
+        match save::save(args, &checked, &set, &options, progress) {
+            Ok(done) => saved = done,
+            Err(why) => refused = Some(why),
+        }
+        checked
+    });
+    Outcome {
+        name,
+        result,
+        saved,
+        refused,
+    }
 }
 
 /// Writes what was found to stdout. What has nothing to do with a file's contents belongs to stderr, at the end.
 fn show(args: &CheckArgs, outcome: &Outcome) -> std::io::Result<()> {
     let hide = args.manners.hide_keys;
     let text = match (&outcome.result, args.depth.format) {
-        (Ok(checked), FormatArg::Text) => screen::of(checked, hide),
-        (Ok(checked), FormatArg::Json) => format!("{}\n", json::of(checked, hide)),
+        (Ok(checked), FormatArg::Text) => screen::of(checked, outcome.saved.as_ref(), hide),
+        (Ok(checked), FormatArg::Json) => {
+            format!("{}\n", json::of(checked, outcome.saved.as_ref(), hide))
+        }
         (Err(_), _) => return Ok(()),
     };
     let mut stdout = std::io::stdout().lock();
@@ -180,6 +240,15 @@ fn ending(
                 break;
             }
             log.failure(&said(outcome, error, args.manners.hide_keys));
+        }
+        match (&outcome.refused, signal) {
+            (Some(refused), Some(signal)) if refused.is_stop => {
+                log.failure(&format!("{}: interrupted; nothing was saved", outcome.name));
+                exit = Exit::Signal(signal);
+                break;
+            }
+            (Some(refused), _) => log.failure(&format!("{}. Nothing was saved.", refused.text)),
+            (None, _) => {}
         }
         exit = worse(exit, outcome.exit());
     }

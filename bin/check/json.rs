@@ -3,23 +3,26 @@
 use jiff::Timestamp;
 use redis_migration::aof::set::Role;
 use redis_migration::check::log::{Ending, Log};
+use redis_migration::check::salvage::{Behind, Why};
 use redis_migration::check::set::{Checked, CheckedFile};
 use redis_migration::check::snapshot::{Checksum, Snapshot};
 use redis_migration::check::{Fault, Verdict};
-use redis_migration::error::show_key;
+use redis_migration::error::{KeyName, show_key};
 use serde_json::{Map, Value, json};
 
+use super::save::Saved;
 use super::{CheckArgs, Outcome};
 use crate::outcome::Exit;
 
 /// An input in one object.
-pub fn of(checked: &Checked, hide_keys: bool) -> Value {
+pub fn of(checked: &Checked, saved: Option<&Saved>, hide_keys: bool) -> Value {
     json!({
         "name": checked.name,
         "verdict": verdict(checked.verdict()),
         "manifest": checked.manifest.as_ref().map(|path| path.display().to_string()),
         "not_listed": checked.foreign.iter().map(|name| name.display().to_string()).collect::<Vec<_>>(),
         "files": checked.files.iter().map(|file| of_file(file, hide_keys)).collect::<Vec<_>>(),
+        "saved": saved.map(|saved| of_saved(saved, hide_keys)),
     })
 }
 
@@ -33,7 +36,7 @@ pub fn summary(args: &CheckArgs, outcomes: &[Outcome], exit: Exit, seconds: f64)
         "exit": exit.code(),
         "seconds": seconds,
         "inputs": outcomes.iter().map(|outcome| match &outcome.result {
-            Ok(checked) => of(checked, hide),
+            Ok(checked) => of(checked, outcome.saved.as_ref(), hide),
             Err(error) => json!({"name": outcome.name, "error": error.describe(hide)}),
         }).collect::<Vec<_>>(),
     })
@@ -152,4 +155,63 @@ fn of_log(log: &Log, hide_keys: bool) -> Value {
             Ending::Clean | Ending::Torn(_) | Ending::Until => None,
         },
     })
+}
+
+fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
+    let key = |name: &KeyName| {
+        let shown = match hide_keys {
+            true => show_key(&name.key, true),
+            false => name.key.escape_ascii().to_string(),
+        };
+        json!({"db": name.db, "key": shown, "type": name.type_name})
+    };
+    match saved {
+        Saved::NoNeed => json!({"state": "no need"}),
+        Saved::Log { path, plan } => json!({
+            "state": "repaired",
+            "path": path.display().to_string(),
+            "bytes": plan.keep.iter().sum::<u64>(),
+            "bytes_left_out": plan.bytes_left_out,
+            "files_left_out": plan.left_out,
+        }),
+        Saved::Snapshot {
+            path,
+            salvaged,
+            is_whole,
+            is_vouched,
+        } => json!({
+            "state": "salvaged",
+            "path": path.display().to_string(),
+            "whole": is_whole,
+            "vouched": is_vouched,
+            "keys": salvaged.keys,
+            "keys_known_to_be_lost": salvaged.lost,
+            "bytes_lost": salvaged.bytes_lost,
+            "has_end": salvaged.has_end,
+            "holes": salvaged.holes.iter().map(|hole| json!({
+                "from": hole.from,
+                "to": hole.to,
+                "why": hole.error.describe(hide_keys),
+                "keys": hole.keys.iter().map(key).collect::<Vec<_>>(),
+                "db_behind": hole.db,
+                "behind": match hole.behind {
+                    Behind::Lengths => "lengths",
+                    Behind::Selected => "selected",
+                    Behind::Uncertain { .. } => "uncertain",
+                    Behind::End => "end",
+                },
+            })).collect::<Vec<_>>(),
+            "more_holes": salvaged.more_holes,
+            "doubtful": salvaged.doubts.iter().map(|doubt| json!({
+                "key": key(&doubt.key),
+                "offset": doubt.offset,
+                "why": match doubt.why {
+                    Why::Before => "before a hole",
+                    Why::Behind => "behind a hole",
+                    Why::Zeros => "zeros",
+                },
+            })).collect::<Vec<_>>(),
+            "more_doubtful": salvaged.more_doubts,
+        }),
+    }
 }

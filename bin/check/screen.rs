@@ -4,20 +4,24 @@ use std::fmt::Write;
 
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
+use redis_migration::ErrorKind;
 use redis_migration::aof::read::TailKind;
 use redis_migration::aof::set::Role;
 use redis_migration::check::log::{Ending, Log};
+use redis_migration::check::salvage::{Behind, Hole, Salvaged, Why};
 use redis_migration::check::set::{Checked, CheckedFile};
 use redis_migration::check::snapshot::{Checksum, Snapshot};
-use redis_migration::check::{Verdict, wording};
+use redis_migration::check::{Fault, Verdict, wording};
+use redis_migration::error::{KeyName, show_key};
 
 use super::plural;
+use super::save::Saved;
 
 /// Databases that are listed one by one.
 const DBS_SHOWN: usize = 16;
 
 /// The screen of an input.
-pub fn of(checked: &Checked, hide_keys: bool) -> String {
+pub fn of(checked: &Checked, saved: Option<&Saved>, hide_keys: bool) -> String {
     let mut out = String::new();
     if let Some(manifest) = &checked.manifest {
         let _ = writeln!(out, "{}", checked.name);
@@ -30,7 +34,10 @@ pub fn of(checked: &Checked, hide_keys: bool) -> String {
         line(&mut out, "verdict", verdict_of_set(checked));
     }
     for file in &checked.files {
-        of_file(&mut out, file, hide_keys);
+        of_file(&mut out, file, saved.is_some(), hide_keys);
+    }
+    if let Some(saved) = saved {
+        of_saved(&mut out, saved, hide_keys);
     }
     out
 }
@@ -47,7 +54,7 @@ fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "  {label:<12} {text}");
 }
 
-fn of_file(out: &mut String, file: &CheckedFile, hide_keys: bool) {
+fn of_file(out: &mut String, file: &CheckedFile, is_saved: bool, hide_keys: bool) {
     let _ = writeln!(out, "{}", file.name);
     line(out, "kind", &kind(file));
     line(
@@ -82,8 +89,8 @@ fn of_file(out: &mut String, file: &CheckedFile, hide_keys: bool) {
     if let Some(log) = &file.log {
         let _ = writeln!(out, "{}", log.analyzed(&file.name));
     }
-    for step in next_steps(file) {
-        let _ = writeln!(out, "  next: {step}");
+    if !is_saved && let Some(step) = next_step(file) {
+        line(out, "next", step);
     }
 }
 
@@ -305,7 +312,176 @@ fn verdict(file: &CheckedFile, hide_keys: bool) -> String {
 }
 
 /// What a person can do about it.
-fn next_steps(file: &CheckedFile) -> Vec<String> {
-    let _ = file;
-    Vec::new()
+fn next_step(file: &CheckedFile) -> Option<&'static str> {
+    if file.verdict() == Verdict::Whole {
+        return None;
+    }
+    let snapshot = file
+        .snapshot
+        .as_ref()
+        .filter(|snapshot| !snapshot.is_whole());
+    let only_checksum = snapshot.is_some_and(|snapshot| {
+        let is_mismatch = |fault: &Fault| matches!(fault.error.kind(), ErrorKind::Checksum { .. });
+        snapshot.more_faults == 0 && snapshot.faults.iter().all(is_mismatch)
+    });
+    let is_unread = snapshot.is_some_and(|snapshot| snapshot.format.is_none());
+    match (snapshot, &file.log) {
+        _ if is_unread => {
+            Some("is it the right file? A newer redis-migration may know a newer version")
+        }
+        (Some(_), _) if only_checksum => Some(
+            "fetch the file again. Every value decodes, so the damage is within one, and nothing tells which",
+        ),
+        (Some(_), _) => {
+            Some("fetch the file again, or save what can be read: check --salvage OUT.rdb")
+        }
+        (None, Some(_)) => {
+            Some("a copy up to there, without touching the file: check --repair OUT")
+        }
+        (None, None) => Some("is it the right file?"),
+    }
+}
+
+fn of_saved(out: &mut String, saved: &Saved, hide_keys: bool) {
+    match saved {
+        Saved::NoNeed => line(out, "saved", "nothing: there is no need"),
+        Saved::Log { path, plan } => {
+            let kept = plan.keep.iter().sum();
+            line(
+                out,
+                "repaired",
+                &format!(
+                    "{}: the first {}; {} left out",
+                    path.display(),
+                    plural(kept, "byte"),
+                    plural(plan.bytes_left_out, "byte")
+                ),
+            );
+            for name in &plan.left_out {
+                line(
+                    out,
+                    "",
+                    &format!("{name} left out: it comes behind the cut"),
+                );
+            }
+        }
+        Saved::Snapshot {
+            path,
+            salvaged,
+            is_whole,
+            is_vouched,
+        } => {
+            let whole = match is_whole {
+                true => "whole",
+                false => "NOT whole: please report this",
+            };
+            let keys = plural(salvaged.keys, "key");
+            line(
+                out,
+                "salvaged",
+                &format!("{keys} to {}, which is {whole}", path.display()),
+            );
+            of_salvaged(out, salvaged, *is_vouched, hide_keys);
+        }
+    }
+}
+
+fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_keys: bool) {
+    let n = HumanCount;
+    let holes = salvaged.holes.len() as u64 + salvaged.more_holes;
+    line(
+        out,
+        "lost",
+        &format!(
+            "{} in {}; {} known by name",
+            plural(salvaged.bytes_lost, "byte"),
+            plural(holes, "hole"),
+            plural(salvaged.lost, "key")
+        ),
+    );
+    for hole in &salvaged.holes {
+        of_hole(out, hole, hide_keys);
+    }
+    if salvaged.more_holes > 0 {
+        let more = n(salvaged.more_holes);
+        line(
+            out,
+            "",
+            &format!("and {more} more; --most N lists more of them"),
+        );
+    }
+    // Where the checksum matches, what decodes is what was written.
+    if is_vouched {
+        return;
+    }
+    for doubt in &salvaged.doubts {
+        let why = match doubt.why {
+            Why::Before => "the last one before a hole: its value may go on there",
+            Why::Behind => "the first one behind a hole: an expiry of it may have been there",
+            Why::Zeros => "holds many zero bytes in a row, as lost blocks leave them",
+        };
+        let key = named(&doubt.key, hide_keys);
+        line(
+            out,
+            "doubtful",
+            &format!("{key} at {:#x}, {why}", doubt.offset),
+        );
+    }
+    if salvaged.more_doubts > 0 {
+        line(out, "", &format!("and {} more", n(salvaged.more_doubts)));
+    }
+}
+
+fn of_hole(out: &mut String, hole: &Hole, hide_keys: bool) {
+    /// Names of one hole that are listed.
+    const NAMES: usize = 8;
+    line(
+        out,
+        "hole",
+        &format!(
+            "{:#x} to {:#x} ({}): {}",
+            hole.from,
+            hole.to,
+            plural(hole.to - hole.from, "byte"),
+            hole.error.describe(hide_keys)
+        ),
+    );
+    for key in hole.keys.iter().take(NAMES) {
+        line(out, "", &format!("lost: {}", named(key, hide_keys)));
+    }
+    if hole.keys.len() > NAMES {
+        let more = HumanCount((hole.keys.len() - NAMES) as u64);
+        line(out, "", &format!("lost: {more} more known by name"));
+    }
+    let db = hole.db;
+    match hole.behind {
+        Behind::Lengths | Behind::Selected => {}
+        Behind::Uncertain { too_many: None } => line(
+            out,
+            "",
+            &format!("keys behind it are taken for db {db}; a SELECTDB may have been in it"),
+        ),
+        Behind::Uncertain {
+            too_many: Some((announced, found)),
+        } => line(
+            out,
+            "",
+            &format!(
+                "keys behind it are taken for db {db}, wrongly in part: RESIZEDB announces {}, and {} were found, so a \
+                 SELECTDB was in it",
+                HumanCount(announced),
+                HumanCount(found)
+            ),
+        ),
+        Behind::End => line(out, "", "nothing behind it could be read"),
+    }
+}
+
+fn named(key: &KeyName, hide_keys: bool) -> String {
+    format!(
+        "key {} in db {} ({})",
+        show_key(&key.key, hide_keys),
+        key.db,
+        key.type_name
+    )
 }

@@ -272,6 +272,23 @@ impl Manifest {
     }
 }
 
+/// A word of a manifest, in quotes where it would not be one without.
+pub fn append_word(text: &mut Vec<u8>, word: &[u8]) {
+    let plain = |b: &u8| matches!(b, b'!'..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
+    if word.iter().all(plain) {
+        return text.extend(word);
+    }
+    text.push(b'"');
+    for &b in word {
+        match b {
+            b'"' | b'\\' => text.extend([b'\\', b]),
+            0..b' ' | 0x7f => text.extend(format!("\\x{b:02x}").bytes()),
+            _ => text.push(b),
+        }
+    }
+    text.push(b'"');
+}
+
 /// All names of a directory, sorted.
 fn names(dir: &Path) -> Result<Vec<OsString>> {
     let failed = |e| Error::io(format!("{} cannot be read", dir.display()), e);

@@ -5,6 +5,7 @@
 //! command. The words are those of redis-check-rdb and redis-check-aof where these have any.
 
 pub mod log;
+pub mod repair;
 pub mod resync;
 pub mod salvage;
 pub mod set;

@@ -102,6 +102,10 @@ pub fn check(
             break;
         }
     }
+    let times = files.iter().filter_map(|file| file.log.as_ref()?.times_ms);
+    if matches!(until, Some(Until::TimeMs(_))) && times.count() == 0 {
+        return Err(Error::plain(ErrorKind::NoTimes));
+    }
     Ok(Checked {
         name: name.to_owned(),
         manifest: set.manifest.clone(),
@@ -136,6 +140,12 @@ fn check_piece(
     match source.kind {
         Kind::Snapshot => {
             let preface = piece.preface();
+            // The time it was written is told in seconds.
+            if let (Some(Until::TimeMs(until)), Some(written)) = (until, preface.written_ms)
+                && written > until + 999
+            {
+                return Err(Error::plain(ErrorKind::BaseTooNew));
+            }
             let input = source.snapshot(piece.role != Role::Alone || preface.is_preamble)?;
             let snapshot = snapshot::check(&input, options, progress)?;
             let info = &snapshot.info;

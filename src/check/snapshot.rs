@@ -15,7 +15,7 @@ use crate::rdb::keys::{Keys, Met, Seen};
 use crate::rdb::scan::{Along, FileInfo, Scanner, Task};
 use crate::rdb::{Format, Function, Reader, Record, key_name, plain_text, type_name};
 use crate::value::check::{Seen as Elements, check as check_value};
-use crate::value::{Kind, Room, Templates, TypeByte};
+use crate::value::{Kind, Room, Templates, TypeByte, module};
 use crate::walk::{self, Visitor};
 
 /// What was found out about a snapshot.
@@ -324,6 +324,11 @@ impl Values {
 
     /// Walks a key's value to its last byte.
     pub fn check(&mut self, seen: &Seen<'_, '_>, templates: &Templates) -> Result<()> {
+        if let Some((from, _)) = seen.record.attributes.meta {
+            let mut c = seen.value;
+            c.seek(from + 1);
+            module::check_key_meta(&mut c, &mut self.text)?;
+        }
         self.check_value(seen.value, seen.record.ty, seen.end, templates)
     }
 

@@ -2,21 +2,22 @@
 
 use super::scan::{Span, Task};
 use super::{
-    Attributes, Format, Function, Key, PlainString, Reader, Record, key_name, plain_string,
+    Attributes, Format, Function, Key, PlainString, Reader, Record, key_name, opcode, plain_string,
     type_name,
 };
 use crate::cursor::Cursor;
 use crate::encoding::string::{Scratch, Str};
 use crate::error::{Error, Result};
 use crate::filter::{Filter, Verdict};
-use crate::value::{Kind, TypeByte, skip};
+use crate::value::{Kind, TypeByte, module, skip};
 
 /// What was met.
 #[derive(Debug)]
 pub enum Met<'a, 'k> {
     /// A key.
     Key(Seen<'a, 'k>),
-    /// A key whose name, or whose value's length, cannot be read. What follows it can where `Err` is not returned.
+    /// A key whose name, or data of a module whose strings, cannot be read. What follows it can where `Err` is not
+    /// returned.
     Broken(Error),
     /// A function library.
     Function(Function<'a>),
@@ -105,6 +106,7 @@ impl<'a> Keys<'a> {
                 f(Met::Key(seen))?;
                 continue;
             }
+            let mut at = reader.c;
             match reader.next()? {
                 Record::Key(record) => {
                     let value = reader.c;
@@ -141,7 +143,15 @@ impl<'a> Keys<'a> {
                 Record::Select(n) => db = n,
                 Record::Function(function) => f(Met::Function(function))?,
                 Record::Aux { name, value } => f(Met::Aux { name, value })?,
-                Record::ModuleAux(module) => f(Met::ModuleAux(module))?,
+                Record::ModuleAux(module) => {
+                    // Attributes that stand open would come between, which no server writes.
+                    if at.u8()? == opcode::MODULE_AUX
+                        && let Err(error) = module::check_aux(&mut at, &mut self.scratch)
+                    {
+                        f(Met::Broken(error))?;
+                    }
+                    f(Met::ModuleAux(module))?;
+                }
                 Record::Template { .. } | Record::Hint => {}
                 Record::Eof => break,
             }

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stream::{Record, Splitter};
 use crate::aof::checkpoint::{self, escape, load_with, parse_json, unescape, write_json};
-use crate::aof::manifest::Manifest;
+use crate::aof::manifest::{Manifest, append_word};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file::{Disk, remove_leftover, replace, sync_name};
 use crate::input::directory_of;
@@ -1181,23 +1181,6 @@ fn write_manifest(names: &Names, listed: &[u64]) -> Result<()> {
         text.extend(format!(" seq {seq} type i\n").bytes());
     }
     replace(path, &text, Disk::Synced)
-}
-
-/// A word of a manifest, in quotes where it would not be one without.
-fn append_word(text: &mut Vec<u8>, word: &[u8]) {
-    let plain = |b: &u8| matches!(b, b'!'..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
-    if word.iter().all(plain) {
-        return text.extend(word);
-    }
-    text.push(b'"');
-    for &b in word {
-        match b {
-            b'"' | b'\\' => text.extend([b'\\', b]),
-            0..b' ' | 0x7f => text.extend(format!("\\x{b:02x}").bytes()),
-            _ => text.push(b),
-        }
-    }
-    text.push(b'"');
 }
 
 /// A file that is locked, and removed when it is not needed any more.

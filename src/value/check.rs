@@ -15,7 +15,7 @@ use crate::encoding::Element;
 use crate::encoding::intset::Intset;
 use crate::encoding::length::length;
 use crate::encoding::listpack::Boundary;
-use crate::encoding::string::{blob, skip_string, string};
+use crate::encoding::string::{blob, string};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the deep check found out beside "whole".
@@ -134,7 +134,7 @@ pub fn check(
         Kind::String => unreachable!("strings are answered above"),
         Kind::Module => {
             length(c)?;
-            module::skip_items(c)?;
+            module::check_items(c, &mut room.one)?;
             *elements = 1;
         }
         Kind::Gcra => {
@@ -143,10 +143,10 @@ pub fn check(
         }
         Kind::PathHash => {
             for _ in 0..items {
-                skip_string(c)?;
+                string(c)?.load(&mut room.one)?;
                 for _ in 0..length(c)? {
-                    skip_string(c)?;
-                    skip_string(c)?;
+                    string(c)?.load(&mut room.one)?;
+                    string(c)?.load(&mut room.one)?;
                     *elements += 1;
                 }
             }
@@ -288,8 +288,19 @@ fn check_stream(
         if !names.insert(hash_str(seen, &group.name.load(&mut room.one)?)) {
             return Err(broken("has two groups of one name"));
         }
+        // Before 8.8 a client could set it to more; those after refuse such a stream where they wrote it themselves.
+        let most = match ty {
+            TypeByte::StreamListpacks5 => tail.entries_added,
+            _ => i64::MAX as u64,
+        };
+        if group.entries_read < -1 || group.entries_read > most as i64 {
+            return Err(broken("has a group that has read more than was ever added"));
+        }
         check_group(&group, room, seen)
     })?;
+    if let Some(idmp) = tail.idmp {
+        idmp.for_each(room, |_, _, _| Ok(()))?;
+    }
     if let Some(idmp) = tail.idmp
         && (!(1..=86_400).contains(&idmp.duration_secs) || !(1..=10_000).contains(&idmp.max_size))
     {

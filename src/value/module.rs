@@ -3,11 +3,23 @@
 
 use crate::cursor::Cursor;
 use crate::encoding::length::length;
-use crate::encoding::string::skip_string;
+use crate::encoding::string::{Scratch, skip_string, string};
 use crate::error::{ErrorKind, Result};
 
 /// Passes over module items up to and including the end mark.
 pub fn skip_items(c: &mut Cursor<'_>) -> Result<()> {
+    items(c, skip_string)
+}
+
+/// The same, and unpacks the strings among them.
+pub fn check_items(c: &mut Cursor<'_>, scratch: &mut Scratch) -> Result<()> {
+    items(c, |c| string(c)?.load(scratch).map(drop))
+}
+
+fn items<'a>(
+    c: &mut Cursor<'a>,
+    mut take_string: impl FnMut(&mut Cursor<'a>) -> Result<()>,
+) -> Result<()> {
     loop {
         let at = *c;
         match length(c)? {
@@ -15,7 +27,7 @@ pub fn skip_items(c: &mut Cursor<'_>) -> Result<()> {
             1 | 2 => length(c).map(drop)?, // SINT, UINT
             3 => c.skip(4)?,               // FLOAT
             4 => c.skip(8)?,               // DOUBLE
-            5 => skip_string(c)?,
+            5 => take_string(c)?,
             other => return Err(at.error(ErrorKind::BadModuleItem(other))),
         }
     }
@@ -31,18 +43,42 @@ pub fn type_name(id: u64) -> String {
 
 /// Passes over the body of MODULE_AUX and gives the module's name.
 pub fn skip_aux(c: &mut Cursor<'_>) -> Result<String> {
+    aux(c, skip_string)
+}
+
+/// The same, and unpacks the strings in it.
+pub fn check_aux(c: &mut Cursor<'_>, scratch: &mut Scratch) -> Result<()> {
+    aux(c, |c| string(c)?.load(scratch).map(drop)).map(drop)
+}
+
+fn aux<'a>(
+    c: &mut Cursor<'a>,
+    take_string: impl FnMut(&mut Cursor<'a>) -> Result<()>,
+) -> Result<String> {
     let id = length(c)?;
     let at = *c;
     if length(c)? != 2 {
         return Err(at.error(ErrorKind::BadModuleAux("does not say when it belongs")));
     }
     length(c)?;
-    skip_items(c)?;
+    items(c, take_string)?;
     Ok(type_name(id))
 }
 
 /// Passes over the body of KEY_META.
 pub fn skip_key_meta(c: &mut Cursor<'_>) -> Result<()> {
+    key_meta(c, skip_string)
+}
+
+/// The same, and unpacks the strings in it.
+pub fn check_key_meta(c: &mut Cursor<'_>, scratch: &mut Scratch) -> Result<()> {
+    key_meta(c, |c| string(c)?.load(scratch).map(drop))
+}
+
+fn key_meta<'a>(
+    c: &mut Cursor<'a>,
+    mut take_string: impl FnMut(&mut Cursor<'a>) -> Result<()>,
+) -> Result<()> {
     let at = *c;
     let classes = length(c)?;
     if classes > 7 {
@@ -50,7 +86,7 @@ pub fn skip_key_meta(c: &mut Cursor<'_>) -> Result<()> {
     }
     for _ in 0..classes {
         c.skip(4)?;
-        skip_items(c)?;
+        items(c, &mut take_string)?;
     }
     Ok(())
 }

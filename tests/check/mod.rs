@@ -1,3 +1,4 @@
 //! `check`: agreement with the servers' own programs, and what is saved of damaged files.
 
+mod agree;
 mod salvage;
