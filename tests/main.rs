@@ -23,3 +23,4 @@ mod selecting;
 mod support;
 mod torn;
 mod usage;
+mod verify;

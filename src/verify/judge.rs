@@ -10,7 +10,9 @@ use super::items::{Fields, Items, Manner, Rows, lists};
 use super::pieces::{Can, Pieces};
 use super::reach::{Asks, Reach};
 use super::stream::{self, Stream};
-use super::{Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show, vectors};
+use super::{
+    Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show_string, vectors,
+};
 use crate::command::target::{Dialect, Feature, Target};
 use crate::cursor::Cursor;
 use crate::encoding::string::string;
@@ -167,6 +169,8 @@ pub(super) struct Judge<'v, 'a> {
     suspects: Batch<'a>,
     /// When the oldest of them was read.
     suspect_since: Option<Instant>,
+    /// Whether keys are being read for the second time: what is told of them shall be as exact as it can be.
+    is_again: bool,
     counts: Counts,
     found: Vec<Difference>,
     can: Can,
@@ -197,6 +201,7 @@ impl<'v, 'a> Judge<'v, 'a> {
             batch: Batch::default(),
             suspects: Batch::default(),
             suspect_since: None,
+            is_again: false,
             counts: Counts::default(),
             found: Vec::new(),
             can: Can {
@@ -334,7 +339,9 @@ impl<'v, 'a> Judge<'v, 'a> {
             let last = n + 1 == suspects.keys.len();
             if last || some.keys.len() >= BATCH_KEYS || some.bytes >= BATCH_BYTES {
                 self.reach.check_stop()?;
+                self.is_again = true;
                 let verdicts = self.read(&some, self.v.options.most_per_key)?;
+                self.is_again = false;
                 for (n, verdict) in verdicts.into_iter().enumerate() {
                     self.counts.read_again += 1;
                     self.counts.denied += u64::from(matches!(verdict, Verdict::Equal));
@@ -420,7 +427,7 @@ impl<'v, 'a> Judge<'v, 'a> {
             if digest::fits(one.record.ty, one.value_bytes, options.big_key) {
                 let name = batch.name(n);
                 let at = digest::ask(&mut asks, one.db, name, self.can.field_expiry);
-                let expected = one.expire_at_ms.is_some();
+                let expected = one.expire_at_ms.is_some() || self.is_again;
                 let expiry = self.v.clock.ask(&mut asks, one.db, name, expected);
                 asked.push((n, at, expiry));
             }
@@ -432,10 +439,11 @@ impl<'v, 'a> Judge<'v, 'a> {
         for (n, at, expiry) in asked {
             let one = &batch.keys[n];
             let mut rows = Rows::new(1);
-            let read = self
-                .v
-                .clock
-                .read(&replies[expiry], one.expire_at_ms.is_some(), began);
+            let read = self.v.clock.read(
+                &replies[expiry],
+                one.expire_at_ms.is_some() || self.is_again,
+                began,
+            );
             if read == Some(Expiry::NoKey) || read.is_none() {
                 continue;
             }
@@ -493,7 +501,11 @@ impl<'v, 'a> Judge<'v, 'a> {
             let mut rows = Rows::new(most);
             let clock = &self.v.clock;
             let found = clock
-                .read(&replies[expiry], one.expire_at_ms.is_some(), began)
+                .read(
+                    &replies[expiry],
+                    one.expire_at_ms.is_some() || self.is_again,
+                    began,
+                )
                 .ok_or_else(|| {
                     super::odd_answer(&self.reach.name(), "a time to live", &replies[expiry])
                 })?;
@@ -572,7 +584,7 @@ impl<'v, 'a> Judge<'v, 'a> {
         }
         for (i, &n) in open.iter().enumerate() {
             let one = &batch.keys[n];
-            let expected = one.expire_at_ms.is_some();
+            let expected = one.expire_at_ms.is_some() || self.is_again;
             firsts[i].2 = self.v.clock.ask(&mut asks, one.db, batch.name(n), expected);
         }
         let began = now_ms();
@@ -910,14 +922,7 @@ enum Next {
 
 /// Two strings that differ, from where they do.
 fn value_texts(want: &[u8], got: &[u8]) -> (String, String) {
-    const SHOWN: usize = 48;
     let first = want.iter().zip(got).take_while(|(a, b)| a == b).count();
-    if first < SHOWN {
-        return (show(want), show(got));
-    }
-    let text = |bytes: &[u8]| {
-        let shown = &bytes[first..bytes.len().min(first + 32)];
-        format!("at byte {first}: {} of {} bytes", show(shown), bytes.len())
-    };
+    let text = |bytes: &[u8]| show_string(bytes, 0, first, bytes.len());
     (text(want), text(got))
 }
