@@ -378,7 +378,10 @@ impl<'p> Verifier<'p> {
         if error.is_none() {
             error = self.last_readings(&mut judges, take).err();
         }
-        for judge in &judges {
+        for judge in &mut judges {
+            // What was found before an error is true all the same.
+            let told = judge.take_found().into_iter().try_for_each(&mut *take);
+            error = error.or(told.err());
             counts.add(&judge.counts());
         }
         Walked {

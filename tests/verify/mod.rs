@@ -401,6 +401,7 @@ fn several_files_are_one_data_set_and_changes_on_the_way_are_expected() {
     );
     assert_eq!(run.code, 1, "{}", run.stderr);
     assert!(run.stderr.contains("--most"), "{}", run.stderr);
+    assert!(rows(&run).len() >= 3, "{:?}", rows(&run));
 }
 
 #[test]
@@ -450,6 +451,14 @@ fn what_cannot_be_compared_ends_with_its_own_exit_code() {
         run.code,
         run.stderr
     );
+    // Who only reads may read a replica.
+    let replica = Server::with(
+        "redis-7.0",
+        &["--replicaof", "127.0.0.1", &port.to_string()],
+    );
+    crate::support::cluster::until(Duration::from_secs(20), || {
+        verify_at(replica.port, &[text(&file), "--reread-after", "0s"]).code == 0
+    });
     let usage = verify_at(port, &[text(&file), "--ttl-tolerance", "-1s"]);
     assert_eq!(usage.code, 2, "{}", usage.stderr);
     // The list goes to a file, and what is said of keys can hide them.
