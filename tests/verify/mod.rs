@@ -542,3 +542,52 @@ fn what_cannot_be_compared_ends_with_its_own_exit_code() {
         "{told}"
     );
 }
+
+#[test]
+fn a_server_that_goes_down_and_comes_back_is_read_on() {
+    let server = strings(4_000);
+    let file = server.save();
+    let port = server.port.to_string();
+    let args = ["verify", text(&file), "-p", &port, "--rate", "2000"];
+    let began = std::time::Instant::now();
+    let mut running = Running::start(&args);
+    let has_begun = || {
+        let stats = call!(server.client(), "INFO", "commandstats").text();
+        stats.contains("cmdstat_mget:")
+    };
+    assert!(running.until(has_begun));
+    server.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    server.restart();
+    let run = running.end(Duration::from_secs(60));
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    // It kept to its rate: seven batches of 512 stand before the last one.
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1_700), "{took:?}");
+    // Where it stays away, the run ends.
+    server.kill();
+    let args = [text(&file), "--retry-for", "1s"];
+    assert_eq!(verify_at(server.port, &args).code, 4);
+}
+
+#[test]
+fn slots_that_move_during_the_run_are_followed() {
+    let cluster = crate::support::cluster::Cluster::start("redis-7.0", 2);
+    let source = strings(4_000);
+    let file = source.save();
+    let port = cluster.ports()[0];
+    replayed_at(port, &[text(&file), "-q"]);
+    let port = port.to_string();
+    let args = ["verify", text(&file), "-p", &port, "--rate", "1500"];
+    let mut running = Running::start(&args);
+    let has_begun = || {
+        let stats = call!(cluster.client(0), "INFO", "commandstats").text();
+        stats.contains("cmdstat_get:")
+    };
+    assert!(running.until(has_begun));
+    cluster.move_slots(0, 1, 400);
+    let run = running.end(Duration::from_secs(60));
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    let errors = call!(cluster.client(0), "INFO", "errorstats").text();
+    assert!(errors.contains("errorstat_MOVED"), "{errors}");
+}
