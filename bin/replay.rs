@@ -291,6 +291,7 @@ impl<'a> Run<'a> {
                     .as_ref()
                     .map(|stats| (stats.host.clone(), stats.port)),
                 bytes,
+                only_reads: false,
             },
         )?;
         self.introduce(&destination);

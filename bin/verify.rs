@@ -344,6 +344,7 @@ impl Run<'_> {
     fn look(&self, endpoint: &Endpoint) -> Result<Destination, Error> {
         let wish = Wish {
             dialect: self.args.reading.dialect.map(Into::into),
+            only_reads: true,
             ..Wish::default()
         };
         let mut destination = preflight::look(endpoint, &wish)?;

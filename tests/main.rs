@@ -27,3 +27,4 @@ mod selecting;
 mod support;
 mod torn;
 mod usage;
+mod verify;

@@ -30,6 +30,8 @@ pub struct Wish {
     pub proxy_stats: Option<(String, u16)>,
     /// Bytes of memory that the input will need about, where that is known.
     pub bytes: Option<u64>,
+    /// That nothing will be written: a single server may be a replica then.
+    pub only_reads: bool,
 }
 
 /// What the destination was found to be.
@@ -158,7 +160,7 @@ pub fn look(endpoint: &Endpoint, wish: &Wish) -> Result<Destination> {
         )));
     }
     let mut destination = match found {
-        Dialect::Redis => one_server(endpoint)?,
+        Dialect::Redis => one_server(endpoint, wish.only_reads)?,
         Dialect::Cluster => cluster(endpoint)?,
         Dialect::Twemproxy => proxy(endpoint, wish)?,
     };
@@ -366,10 +368,15 @@ fn kind_of(endpoint: &Endpoint) -> Result<Kind> {
     }
 }
 
-fn one_server(endpoint: &Endpoint) -> Result<Destination> {
+fn one_server(endpoint: &Endpoint, only_reads: bool) -> Result<Destination> {
     let mut connection = Connection::open(endpoint)?;
     let mut destination = Destination::of(Dialect::Redis);
-    let server = ready_server(&mut connection, endpoint.timeout, &mut destination.warnings)?;
+    let server = ready_server(
+        &mut connection,
+        endpoint.timeout,
+        only_reads,
+        &mut destination.warnings,
+    )?;
     destination.can_eval = eval_allowed(&mut connection)?;
     destination.takes_modules = takes_modules(&mut connection, &server)?;
     let ahead = ahead_ms(&mut connection, None)?;
@@ -416,7 +423,12 @@ fn cluster(endpoint: &Endpoint) -> Result<Destination> {
     for node in slots.nodes() {
         let mut connection =
             Connection::open(&endpoint.at(&node.host, node.port)).map_err(announced)?;
-        let server = ready_server(&mut connection, endpoint.timeout, &mut destination.warnings)?;
+        let server = ready_server(
+            &mut connection,
+            endpoint.timeout,
+            false,
+            &mut destination.warnings,
+        )?;
         destination.can_eval &= eval_allowed(&mut connection)?;
         destination.takes_modules &= takes_modules(&mut connection, &server)?;
         clocks.push(ahead_ms(&mut connection, None)?);
@@ -464,10 +476,11 @@ fn span((first, last): (u16, u16)) -> String {
     format!("{first}-{last}")
 }
 
-/// A server that has loaded its data and is a master.
+/// A server that has loaded its data and is a master, or may be none.
 fn ready_server(
     connection: &mut Connection,
     timeout: Duration,
+    may_be_replica: bool,
     warnings: &mut Vec<String>,
 ) -> Result<ServerFound> {
     let end = Instant::now() + timeout;
@@ -475,7 +488,9 @@ fn ready_server(
         let mut told = Vec::new();
         let server = server(connection, &mut told)?;
         // To wait for a replica would be in vain.
-        must_be_master(&server)?;
+        if !may_be_replica {
+            must_be_master(&server)?;
+        }
         if server.loading {
             if Instant::now() >= end {
                 return Err(Error::unreachable(

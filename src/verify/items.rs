@@ -300,11 +300,7 @@ impl Manner {
             );
         };
         match self.ty {
-            Type::Zset => {
-                if !same_score(want.number, got.number) {
-                    tell(Kind::Score);
-                }
-            }
+            Type::Zset if !same_score(want.number, got.number) => tell(Kind::Score),
             Type::Hash => {
                 if want.value != got.value {
                     tell(Kind::Field);
@@ -323,7 +319,15 @@ impl Manner {
                     tell(Kind::Cursor);
                 }
             }
-            _ => {}
+            // Their name is all there is to them, or they are compared elsewhere.
+            Type::Zset
+            | Type::String
+            | Type::List
+            | Type::Set
+            | Type::Stream
+            | Type::Module
+            | Type::Gcra
+            | Type::PathHash => {}
         }
     }
 
@@ -332,7 +336,14 @@ impl Manner {
         let kind = match self.ty {
             Type::Hash => Kind::Field,
             Type::Array => Kind::Element,
-            _ => Kind::Member,
+            Type::String
+            | Type::List
+            | Type::Set
+            | Type::Zset
+            | Type::Stream
+            | Type::Module
+            | Type::Gcra
+            | Type::PathHash => Kind::Member,
         };
         rows.push(kind, self.text(want, kind), self.text(got, kind));
     }

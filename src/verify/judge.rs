@@ -3,14 +3,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::clock::Expiry;
 use super::items::{Fields, Items, Manner, Rows, lists};
 use super::pieces::{Can, Pieces};
 use super::reach::{Asks, Reach};
 use super::stream::{self, Stream};
-use super::{Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show, vectors};
+use super::{
+    Counts, Difference, Kind, Mode, Verifier, digest, payload, sample, show_string, vectors,
+};
 use crate::command::target::{Dialect, Feature, Target};
 use crate::cursor::Cursor;
 use crate::encoding::string::string;
@@ -164,9 +166,14 @@ pub(super) struct Judge<'v, 'a> {
     renamed: Vec<u8>,
     asks: Asks,
     batch: Batch<'a>,
+    /// Keys that differed, the youngest of which was read at this time.
     suspects: Batch<'a>,
-    /// When the oldest of them was read.
-    suspect_since: Option<Instant>,
+    last_suspect: Instant,
+    /// Those before them, that are read again when their pause is over.
+    resting: Batch<'a>,
+    rest_until: Option<Instant>,
+    /// Whether keys are being read for the second time: what is told of them shall be as exact as it can be.
+    is_again: bool,
     counts: Counts,
     found: Vec<Difference>,
     can: Can,
@@ -196,7 +203,10 @@ impl<'v, 'a> Judge<'v, 'a> {
             asks: Asks::default(),
             batch: Batch::default(),
             suspects: Batch::default(),
-            suspect_since: None,
+            last_suspect: Instant::now(),
+            resting: Batch::default(),
+            rest_until: None,
+            is_again: false,
             counts: Counts::default(),
             found: Vec::new(),
             can: Can {
@@ -225,7 +235,7 @@ impl<'v, 'a> Judge<'v, 'a> {
     }
 
     pub(super) fn has_suspects(&self) -> bool {
-        !self.suspects.keys.is_empty()
+        !(self.suspects.keys.is_empty() && self.resting.keys.is_empty())
     }
 
     /// Takes a key into the batch, if it is to be compared.
@@ -296,7 +306,7 @@ impl<'v, 'a> Judge<'v, 'a> {
         for (n, verdict) in verdicts.into_iter().enumerate() {
             match verdict {
                 Verdict::Different(_) => {
-                    self.suspect_since.get_or_insert_with(Instant::now);
+                    self.last_suspect = Instant::now();
                     self.suspects.push(batch.keys[n], batch.name(n));
                 }
                 verdict => self.settle(&batch, n, verdict),
@@ -307,34 +317,47 @@ impl<'v, 'a> Judge<'v, 'a> {
         self.read_again(false)
     }
 
-    /// Reads suspects again whose time has come; all of them where `wait`, or where there are too many.
+    /// Reads suspects again whose pause is over; with `wait`, all of them. Where there are too many it waits too.
     pub(super) fn read_again(&mut self, wait: bool) -> Result<()> {
-        let Some(since) = self.suspect_since else {
-            return Ok(());
-        };
-        let full = self.suspects.keys.len() >= MOST_SUSPECTS
-            || self.suspects.names.len() >= MOST_SUSPECT_BYTES
-            || self.v.options.most > 0
-                && self.suspects.keys.len() as u64 >= self.v.options.most.max(BATCH_KEYS as u64);
-        // So many are read together that the youngest among them has had its pause too.
-        let due = since + 2 * self.v.options.reread_after;
-        if !(wait || full || Instant::now() >= due) {
-            return Ok(());
+        let pause = self.v.options.reread_after;
+        loop {
+            let most = self.v.options.most;
+            let young = &self.suspects;
+            let full = young.keys.len() >= MOST_SUSPECTS
+                || young.names.len() >= MOST_SUSPECT_BYTES
+                || (most > 0 && young.keys.len() as u64 >= most.max(BATCH_KEYS as u64));
+            if self.resting.keys.is_empty() {
+                if young.keys.is_empty() {
+                    return Ok(());
+                }
+                // From now on they rest, and others are gathered.
+                std::mem::swap(&mut self.suspects, &mut self.resting);
+            }
+            let due = self.last_suspect + pause;
+            let due = self.rest_until.get_or_insert(due);
+            match due.checked_duration_since(Instant::now()) {
+                None => self.read_resting()?,
+                Some(left) if wait || full => {
+                    self.reach.check_stop()?;
+                    std::thread::sleep(left.min(Duration::from_millis(50)));
+                }
+                Some(_) => return Ok(()),
+            }
         }
-        let end = Instant::now() + self.v.options.reread_after;
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            self.reach.check_stop()?;
-            std::thread::sleep(left.min(std::time::Duration::from_millis(50)));
-        }
-        let suspects = std::mem::take(&mut self.suspects);
-        self.suspect_since = None;
+    }
+
+    fn read_resting(&mut self) -> Result<()> {
+        let suspects = std::mem::take(&mut self.resting);
+        self.rest_until = None;
         let mut some = Batch::default();
         for n in 0..suspects.keys.len() {
             some.push(suspects.keys[n], suspects.name(n));
             let last = n + 1 == suspects.keys.len();
             if last || some.keys.len() >= BATCH_KEYS || some.bytes >= BATCH_BYTES {
                 self.reach.check_stop()?;
+                self.is_again = true;
                 let verdicts = self.read(&some, self.v.options.most_per_key)?;
+                self.is_again = false;
                 for (n, verdict) in verdicts.into_iter().enumerate() {
                     self.counts.read_again += 1;
                     self.counts.denied += u64::from(matches!(verdict, Verdict::Equal));
@@ -420,7 +443,7 @@ impl<'v, 'a> Judge<'v, 'a> {
             if digest::fits(one.record.ty, one.value_bytes, options.big_key) {
                 let name = batch.name(n);
                 let at = digest::ask(&mut asks, one.db, name, self.can.field_expiry);
-                let expected = one.expire_at_ms.is_some();
+                let expected = one.expire_at_ms.is_some() || self.is_again;
                 let expiry = self.v.clock.ask(&mut asks, one.db, name, expected);
                 asked.push((n, at, expiry));
             }
@@ -432,10 +455,11 @@ impl<'v, 'a> Judge<'v, 'a> {
         for (n, at, expiry) in asked {
             let one = &batch.keys[n];
             let mut rows = Rows::new(1);
-            let read = self
-                .v
-                .clock
-                .read(&replies[expiry], one.expire_at_ms.is_some(), began);
+            let read = self.v.clock.read(
+                &replies[expiry],
+                one.expire_at_ms.is_some() || self.is_again,
+                began,
+            );
             if read == Some(Expiry::NoKey) || read.is_none() {
                 continue;
             }
@@ -493,7 +517,11 @@ impl<'v, 'a> Judge<'v, 'a> {
             let mut rows = Rows::new(most);
             let clock = &self.v.clock;
             let found = clock
-                .read(&replies[expiry], one.expire_at_ms.is_some(), began)
+                .read(
+                    &replies[expiry],
+                    one.expire_at_ms.is_some() || self.is_again,
+                    began,
+                )
                 .ok_or_else(|| {
                     super::odd_answer(&self.reach.name(), "a time to live", &replies[expiry])
                 })?;
@@ -572,7 +600,7 @@ impl<'v, 'a> Judge<'v, 'a> {
         }
         for (i, &n) in open.iter().enumerate() {
             let one = &batch.keys[n];
-            let expected = one.expire_at_ms.is_some();
+            let expected = one.expire_at_ms.is_some() || self.is_again;
             firsts[i].2 = self.v.clock.ask(&mut asks, one.db, batch.name(n), expected);
         }
         let began = now_ms();
@@ -910,14 +938,7 @@ enum Next {
 
 /// Two strings that differ, from where they do.
 fn value_texts(want: &[u8], got: &[u8]) -> (String, String) {
-    const SHOWN: usize = 48;
     let first = want.iter().zip(got).take_while(|(a, b)| a == b).count();
-    if first < SHOWN {
-        return (show(want), show(got));
-    }
-    let text = |bytes: &[u8]| {
-        let shown = &bytes[first..bytes.len().min(first + 32)];
-        format!("at byte {first}: {} of {} bytes", show(shown), bytes.len())
-    };
+    let text = |bytes: &[u8]| show_string(bytes, 0, first, bytes.len());
     (text(want), text(got))
 }

@@ -378,7 +378,10 @@ impl<'p> Verifier<'p> {
         if error.is_none() {
             error = self.last_readings(&mut judges, take).err();
         }
-        for judge in &judges {
+        for judge in &mut judges {
+            // What was found before an error is true all the same.
+            let told = judge.take_found().into_iter().try_for_each(&mut *take);
+            error = error.or(told.err());
             counts.add(&judge.counts());
         }
         Walked {
@@ -449,6 +452,23 @@ fn show(bytes: &[u8]) -> String {
         len if len > SHOWN => format!("{text}… {len} bytes"),
         _ => text,
     }
+}
+
+/// A string of which these bytes are known, from `from` on, and its length, so that what differs at `first` is seen: as a
+/// whole, or from there.
+fn show_string(known: &[u8], from: usize, first: usize, len: usize) -> String {
+    const WHOLE: usize = 48;
+    const PART: usize = 32;
+    if first < WHOLE && from == 0 {
+        let text = show(&known[..known.len().min(64)]);
+        return match len {
+            65.. => format!("{text}… {len} bytes"),
+            _ => text,
+        };
+    }
+    let part = &known[(first - from).min(known.len())..];
+    let text = show(&part[..part.len().min(PART)]);
+    format!("at byte {first}: {text} of {len} bytes")
 }
 
 /// A payload of DUMP: its body from the type byte on, and whether its numbers are Valkey's.

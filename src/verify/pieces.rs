@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 
 use super::items::{Fields, Items, Manner, One, Rows, lists};
 use super::reach::Reach;
-use super::{Kind, show};
+use super::{Kind, show_string};
 use crate::cursor::Cursor;
 use crate::encoding::Element;
 use crate::encoding::listpack::Boundary;
@@ -64,34 +64,21 @@ impl Pieces<'_, '_, '_> {
         let value = string(&mut c)?.load(&mut room.one)?;
         let mut digits = itoa::Buffer::new();
         let value = value.as_bytes(&mut digits);
-        if value.len() as u64 != found {
-            let text = |n: u64| format!("{n} bytes");
-            rows.push(Kind::Length, text(value.len() as u64), text(found));
-        }
+        let found = usize::try_from(found).unwrap_or(usize::MAX);
         let mut at = 0;
-        for piece in value.chunks(STRING_BYTES) {
-            if at >= found {
-                break;
-            }
-            let (from, to) = (at.to_string(), (at + piece.len() as u64 - 1).to_string());
+        while at < value.len() || at < found {
+            let want = &value[at.min(value.len())..value.len().min(at + STRING_BYTES)];
+            let (from, to) = (at.to_string(), (at + STRING_BYTES - 1).to_string());
             let args: [&[u8]; 4] = [b"GETRANGE", self.key, from.as_bytes(), to.as_bytes()];
             let reply = self.ask(&args)?;
             let got = reply.bytes().unwrap_or_default();
-            let common = &piece[..piece.len().min(got.len())];
-            if common != &got[..common.len()] {
-                let first = common
-                    .iter()
-                    .zip(got)
-                    .position(|(a, b)| a != b)
-                    .unwrap_or(0);
-                let text = |bytes: &[u8]| {
-                    let shown = &bytes[first..bytes.len().min(first + 32)];
-                    format!("at byte {}: {}", at + first as u64, show(shown))
-                };
-                rows.push(Kind::Value, text(piece), text(got));
+            let first = want.iter().zip(got).take_while(|(a, b)| a == b).count();
+            if first < want.len() || first < got.len() {
+                let text = |known, len| show_string(known, at, at + first, len);
+                rows.push(Kind::Value, text(want, value.len()), text(got, found));
                 return Ok(());
             }
-            at += piece.len() as u64;
+            at += STRING_BYTES;
         }
         Ok(())
     }

@@ -294,18 +294,24 @@ fn group(name: &[u8], want: Option<&Facts>, got: Option<&Facts>, manner: Manner,
     for id in ids {
         let (a, b) = (w.pending.get(id), g.pending.get(id));
         let same = a.zip(b).is_some_and(|(a, b)| {
-            (&a.owner, a.count) == (&b.owner, b.count)
-                && a.time_ms.0 <= b.time_ms.1
-                && b.time_ms.0 <= a.time_ms.1
+            let same_time = a.time_ms.0 <= b.time_ms.1 && b.time_ms.0 <= a.time_ms.1;
+            // What was released is waiting since it was, and nobody knows when that was.
+            (&a.owner, a.count) == (&b.owner, b.count) && (same_time || a.owner.is_empty())
         });
         if !same {
-            let text = |one: Option<&Delivered>| {
+            let text = |one: Option<&Delivered>, other: Option<&Delivered>| {
                 one.map_or(String::new(), |one| {
                     let (owner, count) = (show(&one.owner), one.count);
-                    format!("{name} {id} of {owner} at {} × {count}", one.time_ms.0)
+                    let (low, high) = one.time_ms;
+                    // Of a time that was read as an age, what was expected is as good as any other within.
+                    let expected = other.map(|other| other.time_ms.0);
+                    let at = expected
+                        .filter(|at| (low..=high).contains(at))
+                        .unwrap_or(low);
+                    format!("{name} {id} of {owner} at {at}, {count} times")
                 })
             };
-            rows.push(Kind::Pending, text(a), text(b));
+            rows.push(Kind::Pending, text(a, None), text(b, a));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::items::Rows;
 use super::{Kind, show};
 use crate::cursor::Cursor;
 use crate::encoding::length::length;
-use crate::encoding::string::skip_string;
+use crate::encoding::string::{self as encoding, skip_string};
 use crate::error::{ErrorKind, Result};
 
 /// The module's name.
@@ -35,7 +35,7 @@ pub(super) fn compare(want: Cursor<'_>, got: Cursor<'_>, rows: &mut Rows) -> boo
     }
     for (name, strings) in &want.1 {
         match got.1.get(name) {
-            None => rows.push(Kind::Member, show(name), String::new()),
+            None => rows.push(Kind::Member, text(name), String::new()),
             Some(other) if other != strings => {
                 rows.push(Kind::Member, show(strings), show(other));
             }
@@ -43,9 +43,17 @@ pub(super) fn compare(want: Cursor<'_>, got: Cursor<'_>, rows: &mut Rows) -> boo
         }
     }
     for name in got.1.keys().filter(|name| !want.1.contains_key(*name)) {
-        rows.push(Kind::Member, String::new(), show(name));
+        rows.push(Kind::Member, String::new(), text(name));
     }
     true
+}
+
+/// A name without its length.
+fn text(name: &[u8]) -> String {
+    match encoding::string(&mut Cursor::new(name, 0)) {
+        Ok(encoding::Str::Raw(name)) => show(name),
+        _ => show(name),
+    }
 }
 
 fn parts(mut c: Cursor<'_>) -> Result<Parts<'_>> {

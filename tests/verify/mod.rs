@@ -1,0 +1,593 @@
+//! `verify`: files against servers, clusters and proxies that hold what they should, and then something else.
+
+mod scenes;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::replay::Target;
+use crate::support::cli::{Run, Running, replay_at, replayed_at, run};
+use crate::support::client::call;
+use crate::support::server::{Server, available};
+use crate::support::{fixture, name_of, now_ms, text};
+
+/// `redis-migration verify ARGS` of what listens on a port of this machine.
+fn verify_at(port: u16, args: &[&str]) -> Run {
+    let port = port.to_string();
+    run(
+        &[&["verify"], args, &["-h", "127.0.0.1", "-p", &port]].concat(),
+        None,
+    )
+}
+
+/// Database, key, kind, what was expected and what was found.
+type Row = (String, String, String, String, String);
+
+/// The differences that were listed, in order of their text.
+fn rows(run: &Run) -> Vec<Row> {
+    let mut csv = csv::Reader::from_reader(&run.stdout[..]);
+    let header = csv.byte_headers().expect("a header").clone();
+    assert_eq!(header, vec!["db", "key", "kind", "expected", "found"]);
+    let mut rows: Vec<Row> = csv
+        .byte_records()
+        .map(|record| {
+            let record = record.expect("CSV");
+            let text = |i: usize| record[i].escape_ascii().to_string().replace("\\\"", "\"");
+            (text(0), text(1), text(2), text(3), text(4))
+        })
+        .collect();
+    rows.sort();
+    rows
+}
+
+/// Keys that replay could not write, by database and name.
+fn rejected(path: &str) -> Vec<(String, String)> {
+    let mut csv = csv::Reader::from_path(path).expect("the list of rejects");
+    let mut keys: Vec<(String, String)> = csv
+        .byte_records()
+        .map(|record| record.expect("CSV"))
+        .filter(|record| &record[2] != b"function")
+        .map(|record| {
+            let text = |i: usize| record[i].escape_ascii().to_string().replace("\\\"", "\"");
+            (text(0), text(1))
+        })
+        .collect();
+    keys.sort();
+    keys
+}
+
+/// Loads a file and holds it against what was loaded: nothing differs but what replay could not write.
+fn loads_and_compares(target: &Target, file: &Path, only_db_0: bool, how: &[&[&str]]) {
+    target.flush();
+    let dir = tempfile::tempdir().expect("a directory");
+    let rejects = text(&dir.path().join("rejects.csv")).to_owned();
+    let dbs: &[&str] = if only_db_0 { &["--db", "0"] } else { &[] };
+    let name = name_of(file);
+    let load = [
+        &[text(file), "-q", "--on-error", "continue", "--rejects"][..],
+        &[&rejects],
+        dbs,
+    ]
+    .concat();
+    let loaded = replay_at(target.port(), &load);
+    assert!(loaded.code <= 1, "{name}: {}", loaded.stderr);
+    let gone = rejected(&rejects);
+    for flags in how {
+        let args = [&[text(file), "--reread-after", "20ms"][..], dbs, flags].concat();
+        let run = verify_at(target.port(), &args);
+        let found = rows(&run);
+        let missing: Vec<(String, String)> = found
+            .iter()
+            .map(|row| (row.0.clone(), row.1.clone()))
+            .collect();
+        let all_missing = found.iter().all(|row| row.2 == "missing");
+        // What replay cannot write and is not told to be missing is not compared, and counted as such: names that are
+        // too long for the proxy, and hashes all of whose fields have expired.
+        let refused = missing.iter().all(|key| gone.contains(key));
+        let not_compared = gone.len() - missing.len().min(gone.len());
+        let counted = format!("+ {not_compared} not compared");
+        let says_so = not_compared == 0 || run.stderr.contains(&counted);
+        assert!(
+            refused && says_so && all_missing && run.code == i32::from(!missing.is_empty()),
+            "{name} {flags:?}: exit {}, {found:#?}\n{}",
+            run.code,
+            run.stderr
+        );
+    }
+}
+
+const FILES: &[&str] = &[
+    "all_types_redis-5.0_v9.rdb",
+    "all_types_redis-7.0_v10.rdb",
+    "all_types_redis-8.10_v15.rdb",
+    "all_types_valkey-9.1_v80.rdb",
+    "expired_redis-7.0_v10.rdb",
+    "hash_ttl_redis-7.4.1_v12.rdb",
+    "lists_compressed_redis-3.2.13_v7.rdb",
+    "mixed_redis-2.2.15_v1.rdb",
+    "streams_groups_redis-5.0.14_v9.rdb",
+    "vectorset_redis-8.10_v15.rdb",
+    "zsets_large_redis-2.4.18_v2.rdb",
+];
+
+/// Values as a whole, in pieces, and by digests.
+const EACH_WAY: &[&[&str]] = &[&[], &["--big-key", "100"], &["--mode", "digest"]];
+
+fn what_was_loaded_is_equal(target: &Target, only_db_0: bool) {
+    for file in FILES {
+        loads_and_compares(target, &fixture(file), only_db_0, EACH_WAY);
+    }
+    let Ok(corpus) = std::env::var("REDIS_MIGRATION_CORPUS") else {
+        return;
+    };
+    let mut files = Vec::new();
+    for dir in std::fs::read_dir(corpus).expect("the corpus") {
+        let dir = dir.expect("an entry").path();
+        if dir.is_dir() {
+            let entries = std::fs::read_dir(dir).expect("a directory of the corpus");
+            files.extend(entries.map(|entry| entry.expect("an entry").path()));
+        }
+    }
+    // So many databases no server has unless it is told to.
+    let is_snapshot = |path: &Path| path.extension().is_some_and(|ext| ext == "rdb");
+    files.retain(|path| is_snapshot(path) && (only_db_0 || !name_of(path).starts_with("dbs-")));
+    files.sort();
+    assert!(files.len() > 50, "{} files of the corpus", files.len());
+    for (n, file) in files.iter().enumerate() {
+        // Each in one of the three ways; the files of one server are much like those of another.
+        loads_and_compares(target, file, only_db_0, &EACH_WAY[n % 3..=n % 3]);
+    }
+}
+
+#[test]
+fn what_was_loaded_into_redis_7_0_is_equal() {
+    what_was_loaded_is_equal(&Target::server("redis-7.0"), false);
+}
+
+#[test]
+fn what_was_loaded_into_redis_6_2_is_equal() {
+    if available("redis-6.2") {
+        what_was_loaded_is_equal(&Target::server("redis-6.2"), false);
+    }
+}
+
+#[test]
+fn what_was_loaded_into_redis_8_10_is_equal() {
+    if available("redis-8.10") {
+        what_was_loaded_is_equal(&Target::server("redis-8.10"), false);
+    }
+}
+
+#[test]
+fn what_was_loaded_into_valkey_9_1_is_equal() {
+    if available("valkey-9.1") {
+        what_was_loaded_is_equal(&Target::server("valkey-9.1"), false);
+    }
+}
+
+#[test]
+fn what_was_loaded_into_a_cluster_is_equal() {
+    what_was_loaded_is_equal(&Target::cluster(), true);
+}
+
+#[test]
+fn what_was_loaded_through_a_twemproxy_is_equal() {
+    if available("nutcracker") {
+        what_was_loaded_is_equal(&Target::proxy(&[]), true);
+    }
+}
+
+/// A server that holds `n` strings, and its snapshot.
+fn strings(n: usize) -> Server {
+    let server = Server::start("redis-7.0");
+    let mut file = Vec::new();
+    for i in 0..n {
+        let (key, value) = (format!("key:{i}"), format!("value {i}"));
+        crate::support::resp::append_command(
+            &mut file,
+            &[b"SET", key.as_bytes(), value.as_bytes()],
+        );
+    }
+    assert_eq!(
+        server.client().pipe(&file, None).errors,
+        Vec::<String>::new()
+    );
+    server
+}
+
+#[test]
+fn a_second_reading_denies_what_was_wrong_for_a_moment() {
+    let server = strings(900);
+    let file = server.save();
+    let mut client = server.client();
+    for i in (0..900).step_by(10) {
+        call!(client, "SET", format!("key:{i}"), "wrong");
+    }
+    call!(client, "DEL", "key:5");
+    call!(client, "SET", "key:7", "stays wrong");
+    call!(client, "SET", "passes", "x");
+    let port = server.port.to_string();
+    let args = ["verify", text(&file), "-p", &port, "--reread-after", "2s"];
+    let asked = |server: &Server| {
+        let stats = call!(server.client(), "INFO", "commandstats").text();
+        stats.contains("cmdstat_pexpiretime:calls=900,")
+    };
+    let mut running = Running::start(&args);
+    // All of it was read once, and the run waits.
+    assert!(running.until(|| asked(&server)));
+    for i in (0..900).step_by(10) {
+        call!(client, "SET", format!("key:{i}"), format!("value {i}"));
+    }
+    call!(client, "SET", "key:5", "value 5");
+    // One SCAN gives all names, this one too; a pause later it is gone.
+    assert!(running.until(|| {
+        let stats = call!(server.client(), "INFO", "commandstats").text();
+        stats.contains("cmdstat_scan:")
+    }));
+    call!(client, "DEL", "passes");
+    let run = running.end(Duration::from_secs(30));
+    let row = ["0", "key:7", "value", r#""value 7""#, r#""stays wrong""#].map(str::to_owned);
+    assert_eq!(rows(&run), [row.into()], "{}", run.stderr);
+    assert_eq!(run.code, 1);
+    let said = "read again: 92 keys, of which 91 were as they should be then";
+    assert!(run.stderr.contains(said), "{}", run.stderr);
+}
+
+#[test]
+fn what_a_writer_changes_all_the_time_and_puts_right_is_no_difference() {
+    let server = strings(3_000);
+    let file = server.save();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut seen_wrong = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Ten keys are wrong at any time, others every few milliseconds, and none a second time.
+            let mut client = server.client();
+            for from in (0..3_000).step_by(10) {
+                for i in from..from + 10 {
+                    call!(client, "SET", format!("key:{i}"), "wrong");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+                for i in from..from + 10 {
+                    call!(client, "SET", format!("key:{i}"), format!("value {i}"));
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let args = [text(&file), "--reread-after", "500ms", "--summary", "json"];
+            let run = verify_at(server.port, &args);
+            assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+            seen_wrong += json(&run)["keys"]["denied_by_second_reading"]
+                .as_u64()
+                .expect("a number");
+        }
+    });
+    // Else nothing was shown.
+    assert!(seen_wrong > 0);
+}
+
+/// The summary of a run with `--summary json`.
+fn json(run: &Run) -> serde_json::Value {
+    let line = run.stderr.lines().find(|line| line.starts_with('{'));
+    serde_json::from_str(line.expect("JSON")).expect("JSON")
+}
+
+#[test]
+fn equal_values_are_known_by_their_digests_alone() {
+    for name in ["redis-7.0", "redis-8.10"] {
+        if !available(name) {
+            continue;
+        }
+        let server = Server::start(name);
+        let mut client = server.client();
+        for line in [
+            "RPUSH l a b c",
+            "SADD u x y z 17",
+            "ZADD z 0.1 a -inf b 1e300 c 3 d",
+            "HSET h f v g w",
+            // Too long to be read, and too mixed to be packed.
+            "SET s bT7wq0Zr5KxYc2HnV9uLmE4sPdGj8aRfJi3oWtQk6yXvB1MhNzUeDlC.ASg-FpO_wLb7Kq2TsYj5Xc9Rm",
+        ] {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            client.call(&words);
+        }
+        for i in 0..3_000 {
+            call!(client, "HSET", "h2", format!("f{i}"), format!("v{i}"));
+        }
+        if name == "redis-8.10" {
+            call!(
+                client,
+                "HPEXPIREAT",
+                "h2",
+                "4102444800123",
+                "FIELDS",
+                "1",
+                "f2999"
+            );
+        }
+        let file = server.save();
+        call!(client, "CONFIG", "RESETSTAT");
+        let run = verify_at(server.port, &[text(&file), "--mode", "digest"]);
+        assert_eq!(
+            (run.code, rows(&run)),
+            (0, vec![]),
+            "{name}: {}",
+            run.stderr
+        );
+        let stats = call!(client, "INFO", "commandstats").text();
+        assert!(stats.contains("cmdstat_eval:"), "{name}: {stats}");
+        for whole in ["cmdstat_dump:", "cmdstat_mget:"] {
+            assert!(!stats.contains(whole), "{name}: {stats}");
+        }
+    }
+}
+
+#[test]
+fn keys_whose_time_passes_meanwhile_are_neither_missing_nor_extra() {
+    let server = strings(30);
+    let mut client = server.client();
+    for i in 0..10 {
+        let at = (now_ms() + 1_500).to_string();
+        call!(client, "SET", format!("short:{i}"), "x", "PXAT", at);
+        call!(client, "HSET", format!("far:{i}"), "f", "v");
+        call!(client, "EXPIRE", format!("far:{i}"), "1000");
+    }
+    let file = server.save();
+    // A batch is read at once; the pause before the second reading lets the time pass.
+    call!(client, "DEL", "short:0", "far:1");
+    let args = [text(&file), "--reread-after", "2s", "--summary", "json"];
+    let run = verify_at(server.port, &args);
+    let row = ["0", "far:1", "missing", "hash", ""].map(str::to_owned);
+    assert_eq!(rows(&run), [row.into()], "{}", run.stderr);
+    let json = json(&run);
+    assert_eq!(json["keys"]["expired_meanwhile"], 1, "{json}");
+    // The others of the same time were equal when they were read; the count of what is there is then no longer theirs.
+    assert_eq!(json["extra"]["keys"], 0, "{json}");
+    let later = verify_at(server.port, &[text(&file), "--no-extra"]);
+    assert!(
+        later.stderr.contains("+ 10 expired + 0"),
+        "{}",
+        later.stderr
+    );
+}
+
+#[test]
+fn a_sample_says_how_many_of_how_many_and_finds_what_is_in_it() {
+    let server = strings(5_000);
+    let file = server.save();
+    let mut client = server.client();
+    for i in 0..5_000 {
+        call!(client, "SET", format!("key:{i}"), "x");
+    }
+    let args = |n, seed| {
+        [
+            text(&file),
+            "--mode",
+            "sample",
+            "--sample",
+            n,
+            "--seed",
+            seed,
+            "--reread-after",
+            "0s",
+        ]
+    };
+    let keys = |run: &Run| rows(run).into_iter().map(|row| row.1).collect::<Vec<_>>();
+    let one = verify_at(server.port, &args("100", "1"));
+    assert_eq!((one.code, keys(&one).len()), (1, 100), "{}", one.stderr);
+    assert!(
+        one.stderr.contains("not compared: 4,900 not in the sample"),
+        "{}",
+        one.stderr
+    );
+    assert_eq!(keys(&one), keys(&verify_at(server.port, &args("100", "1"))));
+    assert_ne!(keys(&one), keys(&verify_at(server.port, &args("100", "2"))));
+    let all = verify_at(server.port, &args("9000", "1"));
+    assert_eq!(keys(&all).len(), 5_000);
+}
+
+#[test]
+fn several_files_are_one_data_set_and_changes_on_the_way_are_expected() {
+    let (one, two) = (Server::start("redis-7.0"), Server::start("redis-7.0"));
+    for (server, db) in [(&one, "0"), (&two, "3")] {
+        let mut client = server.client();
+        call!(client, "SELECT", db);
+        for i in 0..50 {
+            call!(
+                client,
+                "SET",
+                format!("user:{db}:{i}"),
+                "v",
+                "PXAT",
+                "4102444800000"
+            );
+            call!(client, "SET", format!("other:{db}:{i}"), "v");
+        }
+    }
+    let (one, two) = (one.save(), two.save());
+    let target = Server::start("redis-7.0");
+    let changes = [
+        "--key",
+        "user:*",
+        "--db-map",
+        "3=0",
+        "--rename-prefix",
+        "user:=u:",
+        "--add-prefix",
+        "p/",
+        "--ttl-shift",
+        "1h",
+    ];
+    let args = [&[text(&one), text(&two), "-q"][..], &changes].concat();
+    replayed_at(target.port, &args);
+    let mut client = target.client();
+    // What the selection cannot have brought is none of its business.
+    call!(client, "SET", "somebody:else", "x");
+    let args = [
+        &[text(&one), text(&two), "--reread-after", "0s"][..],
+        &changes,
+    ]
+    .concat();
+    let run = verify_at(target.port, &args);
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("none") || run.stderr.contains(": 0, of 101"),
+        "{}",
+        run.stderr
+    );
+    call!(client, "SET", "p/u:0:77", "x");
+    call!(client, "DEL", "p/u:3:7");
+    let run = verify_at(target.port, &args);
+    let row = |key: &str, kind: &str, want: &str, got: &str| {
+        ["0", key, kind, want, got].map(str::to_owned).into()
+    };
+    assert_eq!(
+        rows(&run),
+        [
+            row("p/u:0:77", "extra", "", "string"),
+            row("p/u:3:7", "missing", "string", "")
+        ]
+    );
+    // Without them it is another data set.
+    let run = verify_at(
+        target.port,
+        &[
+            text(&one),
+            "--no-extra",
+            "--most",
+            "3",
+            "--reread-after",
+            "0s",
+        ],
+    );
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(run.stderr.contains("--most"), "{}", run.stderr);
+    assert!(rows(&run).len() >= 3, "{:?}", rows(&run));
+}
+
+#[test]
+fn a_slot_on_the_move_is_read_on_both_sides() {
+    let cluster = crate::support::cluster::Cluster::start("redis-7.0", 2);
+    let source = Server::start("redis-7.0");
+    let mut client = source.client();
+    for i in 0..20 {
+        call!(client, "SET", format!("{{tag}}{i}"), i.to_string());
+    }
+    let file = source.save();
+    let port = cluster.ports()[0];
+    replayed_at(port, &[text(&file), "-q"]);
+    let slot = redis_migration::command::keys::slot(b"tag");
+    let from = usize::from(!cluster.slots_of(0).contains(&slot));
+    let to = 1 - from;
+    cluster.begin_move(from, to, slot);
+    let to_port = cluster.ports()[to].to_string();
+    let moved = ["MIGRATE", "127.0.0.1", &to_port, "{tag}3", "0", "5000"];
+    let moved: Vec<&[u8]> = moved.iter().map(|word| word.as_bytes()).collect();
+    cluster.client(from).call(&moved);
+    // MGET would be no use here: each key is asked for by itself.
+    let run = verify_at(port, &[text(&file), "--reread-after", "0s"]);
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+}
+
+#[test]
+fn what_cannot_be_compared_ends_with_its_own_exit_code() {
+    let server = strings(10);
+    let file = server.save();
+    let port = server.port;
+    let none = verify_at(1, &[text(&file)]);
+    assert_eq!(none.code, 4, "{}", none.stderr);
+    let log = verify_at(port, &[text(&crate::support::log_fixture("nothing-here"))]);
+    assert_eq!(log.code, 74, "{}", log.stderr);
+    let mut bytes = std::fs::read(&file).expect("the snapshot");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    let (_dir, broken) = crate::support::log_file(&bytes);
+    let run = verify_at(port, &[text(&broken)]);
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    let scriptless = Server::with("redis-7.0", &["--rename-command", "EVAL", ""]);
+    let run = verify_at(scriptless.port, &[text(&file), "--mode", "digest"]);
+    assert!(
+        run.code == 5 && run.stderr.contains("EVAL"),
+        "{}: {}",
+        run.code,
+        run.stderr
+    );
+    // Who only reads may read a replica.
+    let replica = Server::with(
+        "redis-7.0",
+        &["--replicaof", "127.0.0.1", &port.to_string()],
+    );
+    crate::support::cluster::until(Duration::from_secs(20), || {
+        verify_at(replica.port, &[text(&file), "--reread-after", "0s"]).code == 0
+    });
+    let usage = verify_at(port, &[text(&file), "--ttl-tolerance", "-1s"]);
+    assert_eq!(usage.code, 2, "{}", usage.stderr);
+    // The list goes to a file, and what is said of keys can hide them.
+    let (_place, list) = crate::support::log_file(b"");
+    call!(server.client(), "DEL", "key:3");
+    let args = [
+        text(&file),
+        "-o",
+        text(&list),
+        "--hide-keys",
+        "--reread-after",
+        "0s",
+    ];
+    let run = verify_at(port, &args);
+    assert_eq!((run.code, run.stdout.len()), (1, 0), "{}", run.stderr);
+    let told = std::fs::read_to_string(&list).expect("the list");
+    assert!(
+        told.contains(",missing,string,") && !told.contains("key:3"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_server_that_goes_down_and_comes_back_is_read_on() {
+    let server = strings(4_000);
+    let file = server.save();
+    let port = server.port.to_string();
+    let args = ["verify", text(&file), "-p", &port, "--rate", "2000"];
+    let began = std::time::Instant::now();
+    let mut running = Running::start(&args);
+    let has_begun = || {
+        let stats = call!(server.client(), "INFO", "commandstats").text();
+        stats.contains("cmdstat_mget:")
+    };
+    assert!(running.until(has_begun));
+    server.kill();
+    std::thread::sleep(Duration::from_millis(300));
+    server.restart();
+    let run = running.end(Duration::from_secs(60));
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    // It kept to its rate: seven batches of 512 stand before the last one.
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(1_700), "{took:?}");
+    // Where it stays away, the run ends.
+    server.kill();
+    let args = [text(&file), "--retry-for", "1s"];
+    assert_eq!(verify_at(server.port, &args).code, 4);
+}
+
+#[test]
+fn slots_that_move_during_the_run_are_followed() {
+    let cluster = crate::support::cluster::Cluster::start("redis-7.0", 2);
+    let source = strings(4_000);
+    let file = source.save();
+    let port = cluster.ports()[0];
+    replayed_at(port, &[text(&file), "-q"]);
+    let port = port.to_string();
+    let args = ["verify", text(&file), "-p", &port, "--rate", "1500"];
+    let mut running = Running::start(&args);
+    let has_begun = || {
+        let stats = call!(cluster.client(0), "INFO", "commandstats").text();
+        stats.contains("cmdstat_get:")
+    };
+    assert!(running.until(has_begun));
+    cluster.move_slots(0, 1, 400);
+    let run = running.end(Duration::from_secs(60));
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    let errors = call!(cluster.client(0), "INFO", "errorstats").text();
+    assert!(errors.contains("errorstat_MOVED"), "{errors}");
+}
