@@ -1,6 +1,5 @@
 //! Values of a snapshot or of a payload → memory, by the decoders that everything else uses.
 
-
 use super::stream::{Group, Idmp, Pending, Stream};
 use super::value::{Array, Bytes, Field, Hash, List, Set, Value, Zset};
 use crate::cursor::Cursor;
@@ -195,7 +194,6 @@ fn stream(c: &mut Cursor<'_>, ty: TypeByte, nodes: u64, room: &mut Room) -> Resu
     }
     Ok(stream)
 }
-
 
 /// Whether a value has no elements: servers leave such keys out.
 pub(super) fn is_empty(value: &Value) -> bool {

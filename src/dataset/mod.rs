@@ -47,13 +47,13 @@ use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName, Result};
 use crate::filter::Filter;
 use crate::input::{Input, Kind, Mapped, name_of};
-use crate::pipeline::{Checksum, Progress};
+use crate::pipeline::Progress;
 use crate::rdb::keys::{Keys, Met};
-use crate::rdb::scan::{Along, Scanner, Span, Task};
+use crate::rdb::scan::{Along, Scanner, Task};
 use crate::rdb::write::Writer;
 use crate::rdb::{Format, Function, NEWEST_REDIS, Record, VALKEY, key_name, type_name};
 use crate::resp::parse::Command;
-use crate::value::{Room, Templates, TypeByte};
+use crate::value::{Room, TypeByte};
 use crate::walk::{self, Visitor, walk};
 
 /// Why a command is not applied.
@@ -344,6 +344,7 @@ impl Run<'_> {
         if let Some(error) = walked.error {
             return Err(error);
         }
+        self.state.caps_entries_read = walked.info.server.as_deref().is_some_and(caps_entries_read);
         let functions = functions.into_inner().expect("no worker panicked");
         self.state.functions.extend(functions);
         self.state.keys.snapshots += 1;
@@ -393,9 +394,9 @@ impl Take for Run<'_> {
             Ok(()) => Ok(()),
             Err(Fail::Refused) => {
                 self.counts.refused += 1;
-                self.counts.first_refused.get_or_insert_with(|| {
-                    (command.name().escape_ascii().to_string(), offset)
-                });
+                self.counts
+                    .first_refused
+                    .get_or_insert_with(|| (command.name().escape_ascii().to_string(), offset));
                 Ok(())
             }
             Err(Fail::Unknown(why)) => Err(unknown(&args, self.state.keys.db(), offset, why)),
@@ -425,6 +426,16 @@ fn unknown(args: &[&[u8]], db: u64, offset: u64, why: String) -> Error {
         }),
         None => error,
     }
+}
+
+/// Whether the server that wrote a snapshot, as the snapshot names it, lets no group have read more entries than were
+/// added. Redis 7.0 and Valkey 9.1 let it; Redis 8.10 does not, and does not load what others let through.
+fn caps_entries_read(server: &str) -> bool {
+    let version = server.strip_prefix("Redis ");
+    let mut parts = version.into_iter().flat_map(|version| version.split('.'));
+    let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    let (major, minor) = (number().unwrap_or(0), number().unwrap_or(0));
+    (major, minor) >= (8, 8)
 }
 
 /// A worker that loads what is touched.
@@ -462,10 +473,16 @@ impl Visitor for Loading<'_, '_> {
             let mut c = seen.value;
             let named = |error: Error| {
                 error.in_key(|| {
-                    key_name(&seen.record, seen.db, type_name(seen.record.ty, seen.value), format)
+                    key_name(
+                        &seen.record,
+                        seen.db,
+                        type_name(seen.record.ty, seen.value),
+                        format,
+                    )
                 })
             };
-            let value = load::value(&mut c, seen.record.ty, &task.templates, room).map_err(named)?;
+            let value =
+                load::value(&mut c, seen.record.ty, &task.templates, room).map_err(named)?;
             if load::is_empty(&value) {
                 return Ok(());
             }
@@ -505,26 +522,37 @@ fn library(function: Function<'_>, scratch: &mut Scratch) -> Result<(Bytes, Byte
 impl Run<'_> {
     /// Writes the snapshot: what the log left alone as it stands, the rest from memory.
     fn finish(&mut self, parts: &[Part<'_>], name: &str) -> Result<Input> {
-        let inputs: Vec<&Input> = parts.iter().filter_map(|part| part.snapshot.as_ref()).collect();
+        let inputs: Vec<&Input> = parts
+            .iter()
+            .filter_map(|part| part.snapshot.as_ref())
+            .collect();
         let formats = inputs
             .iter()
             .map(|input| Format::parse(&mut Cursor::new(&input.data, 0), self.options.walk.lenient))
             .collect::<Result<Vec<Format>>>()?;
         let valkey = formats.iter().filter(|format| format.valkey);
         let version = self.options.version.unwrap_or_else(|| {
-            let newest = valkey.map(|format| format.version.max(*VALKEY.start())).max();
+            let newest = valkey
+                .map(|format| format.version.max(*VALKEY.start()))
+                .max();
             newest.unwrap_or(NEWEST_REDIS)
         });
-        let written = |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
+        let written =
+            |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
         let file = tempfile::tempfile().map_err(|e| {
-            Error::io(format!("no temporary file in {}", std::env::temp_dir().display()), e)
+            Error::io(
+                format!("no temporary file in {}", std::env::temp_dir().display()),
+                e,
+            )
         })?;
         let mut writer = Writer::new(file, version).map_err(written)?;
         for code in self.state.functions.values() {
             writer.function(code).map_err(written)?;
         }
         // Templates stand before the first key, and their numbers count in one file only.
-        let templates = formats.iter().position(|format| !format.valkey && version < *VALKEY.start());
+        let templates = formats
+            .iter()
+            .position(|format| !format.valkey && version < *VALKEY.start());
         if let Some(i) = templates {
             copy_templates(inputs[i], formats[i], &mut writer)?;
         }
@@ -542,7 +570,9 @@ impl Run<'_> {
             if db.keys.is_empty() {
                 continue;
             }
-            writer.select(self.state.keys.swaps.db(place)).map_err(written)?;
+            writer
+                .select(self.state.keys.swaps.db(place))
+                .map_err(written)?;
             for (name, entry) in &db.keys {
                 self.progress.check_stop()?;
                 write(&mut writer, version, place, name, entry)?;
@@ -550,13 +580,20 @@ impl Run<'_> {
             }
         }
         let file = writer.finish().map_err(written)?;
-        let mapped = Mapped::map(&file).map_err(|e| Error::io("temporary file cannot be mapped", e))?;
+        let mapped =
+            Mapped::map(&file).map_err(|e| Error::io("temporary file cannot be mapped", e))?;
         Ok(Input::from_bytes(name, bytes::Bytes::from_owner(mapped)))
     }
 
     /// Copies what the log left alone of a snapshot.
-    fn copy<W: Write>(&mut self, input: &Input, how: &Copying, writer: &mut Writer<W>) -> Result<()> {
-        let written = |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
+    fn copy<W: Write>(
+        &mut self,
+        input: &Input,
+        how: &Copying,
+        writer: &mut Writer<W>,
+    ) -> Result<()> {
+        let written =
+            |e: io::Error| Error::io("temporary file cannot be written (see --tmp-dir)", e);
         let mut scanner = Scanner::new(&input.data, Along::Off, false, self.options.walk.lenient)?;
         let format = scanner.format();
         let mut keys = Keys::new(&input.data, format, self.options.unpack_limit);
@@ -582,7 +619,12 @@ impl Run<'_> {
                 };
                 if at.0 != seen.db {
                     let place = swaps.place(seen.db);
-                    at = (seen.db, place, space.swaps.db(place), space.keeps(how.snapshot, place));
+                    at = (
+                        seen.db,
+                        place,
+                        space.swaps.db(place),
+                        space.keeps(how.snapshot, place),
+                    );
                 }
                 let (_, place, db, kept) = at;
                 if !kept || touched.has(place, seen.name) {

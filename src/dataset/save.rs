@@ -7,9 +7,9 @@ use super::stream::Stream;
 use super::value::{Array, Bytes, Hash, Map, Value};
 use crate::encoding::Element;
 use crate::encoding::listpack::canonical_int;
-use crate::rdb::{Attributes, opcode};
 use crate::rdb::values::{Counters, Nodes};
 use crate::rdb::write::Writer;
+use crate::rdb::{Attributes, opcode};
 use crate::value::TypeByte;
 use crate::value::stream::{Delivery, Id};
 
@@ -166,7 +166,13 @@ fn write_stream<W: Write>(writer: &mut Writer<W>, ty: TypeByte, stream: &Stream)
     )?;
     for (name, group) in &stream.groups {
         let pending = &group.pending;
-        writer.group(ty, name, group.last, group.entries_read, pending.len() as u64)?;
+        writer.group(
+            ty,
+            name,
+            group.last,
+            group.entries_read,
+            pending.len() as u64,
+        )?;
         for (id, one) in pending {
             writer.delivery(&Delivery {
                 id: *id,
@@ -202,7 +208,11 @@ fn write_stream<W: Write>(writer: &mut Writer<W>, ty: TypeByte, stream: &Stream)
     if matches!(ty, TypeByte::StreamListpacks4 | TypeByte::StreamListpacks5) {
         let none = super::stream::Idmp::default();
         let idmp = stream.idmp.as_ref().unwrap_or(&none);
-        writer.idmp(idmp.duration_secs, idmp.max_size, idmp.producers.len() as u64)?;
+        writer.idmp(
+            idmp.duration_secs,
+            idmp.max_size,
+            idmp.producers.len() as u64,
+        )?;
         for (producer, records) in &idmp.producers {
             writer.string(producer)?;
             writer.length(records.len() as u64)?;

@@ -9,7 +9,9 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("ARSET", |s, a| {
         let from = index(a[2])?;
         let items = a[3..].iter().enumerate().map(|(i, value)| {
-            let place = from.checked_add(i as u64).filter(|place| *place != u64::MAX);
+            let place = from
+                .checked_add(i as u64)
+                .filter(|place| *place != u64::MAX);
             Ok((place.ok_or(Fail::Refused)?, *value))
         });
         set(s, a[1], items.collect::<Done<_>>()?)
@@ -45,7 +47,10 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
         Ok(())
     }),
     ("ARDEL", |s, a| {
-        let all = a[2..].iter().map(|arg| index(arg)).collect::<Done<Vec<u64>>>()?;
+        let all = a[2..]
+            .iter()
+            .map(|arg| index(arg))
+            .collect::<Done<Vec<u64>>>()?;
         if let Some(array) = s.keys.write::<Array>(a[1])? {
             for index in all {
                 array.items.remove(&index);

@@ -195,17 +195,16 @@ fn bitop(state: &mut State, args: &[&[u8]]) -> Done {
         () if is(word, "OR") => (0..len).map(|i| any(&texts, i)).collect(),
         () if is(word, "XOR") => (0..len).map(odd).collect(),
         () if is(word, "NOT") && !two => (0..len).map(|i| !byte(first, i)).collect(),
-        () if is(word, "DIFF") && two => {
-            (0..len).map(|i| byte(first, i) & !any(rest, i)).collect()
-        }
+        () if is(word, "DIFF") && two => (0..len).map(|i| byte(first, i) & !any(rest, i)).collect(),
         () if is(word, "DIFF1") && two => {
             (0..len).map(|i| !byte(first, i) & any(rest, i)).collect()
         }
-        () if is(word, "ANDOR") && two => {
-            (0..len).map(|i| byte(first, i) & any(rest, i)).collect()
-        }
+        () if is(word, "ANDOR") && two => (0..len).map(|i| byte(first, i) & any(rest, i)).collect(),
         () if is(word, "ONE") => (0..len).map(one).collect(),
-        () if ["NOT", "DIFF", "DIFF1", "ANDOR"].iter().any(|known| is(word, known)) => {
+        () if ["NOT", "DIFF", "DIFF1", "ANDOR"]
+            .iter()
+            .any(|known| is(word, known)) =>
+        {
             return Err(Fail::Refused);
         }
         () => return Err(option(word)),

@@ -28,11 +28,16 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
 
 /// The library's name, from the first line of its source.
 pub(in crate::dataset) fn name(code: &[u8]) -> Option<&[u8]> {
-    let line = code.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = code
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
     let mut words = line.split(|byte| byte.is_ascii_whitespace());
     let name = words.find_map(|word| word.strip_prefix(b"name="))?;
     // Servers take it quoted as well.
-    let quoted = name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\""));
+    let quoted = name
+        .strip_prefix(b"\"")
+        .and_then(|name| name.strip_suffix(b"\""));
     Some(quoted.unwrap_or(name))
 }
 
@@ -76,5 +81,7 @@ fn restore(state: &mut State, args: &[&[u8]]) -> Done {
     if flushes {
         state.functions.clear();
     }
-    libraries.iter().try_for_each(|code| load(state, code, true))
+    libraries
+        .iter()
+        .try_for_each(|code| load(state, code, true))
 }

@@ -45,8 +45,8 @@ impl Point {
             let part = (value + most) / (most + most);
             (part * f64::from(1u32 << STEPS)) as u32
         };
-        let bits = spread(cell(self.latitude, LATITUDE))
-            | spread(cell(self.longitude, LONGITUDE)) << 1;
+        let bits =
+            spread(cell(self.latitude, LATITUDE)) | spread(cell(self.longitude, LONGITUDE)) << 1;
         bits as f64
     }
 
@@ -54,7 +54,8 @@ impl Point {
     fn of(score: f64) -> Point {
         let bits = score as u64;
         let middle = |cell: u32, most: f64| {
-            let edge = |cell: u32| -most + f64::from(cell) / f64::from(1u32 << STEPS) * (most + most);
+            let edge =
+                |cell: u32| -most + f64::from(cell) / f64::from(1u32 << STEPS) * (most + most);
             ((edge(cell) + edge(cell.wrapping_add(1))) / 2.0).clamp(-most, most)
         };
         Point {
@@ -292,7 +293,10 @@ fn georadius(state: &mut State, args: &[&[u8]], by_member: bool) -> Done {
             search.by_distance = is(word, "STOREDIST");
             target = Some(at(args, i + 1)?);
             i += 2;
-        } else if ["WITHDIST", "WITHHASH", "WITHCOORD"].iter().any(|with| is(word, with)) {
+        } else if ["WITHDIST", "WITHHASH", "WITHCOORD"]
+            .iter()
+            .any(|with| is(word, with))
+        {
             i += 1;
         } else {
             i = search.option(args, i)?.ok_or_else(|| option(word))?;

@@ -80,7 +80,10 @@ fn hset(state: &mut State, args: &[&[u8]]) -> Done {
 
 fn hincrby(state: &mut State, args: &[&[u8]]) -> Done {
     let by = int(args[3])?;
-    let old = state.keys.read::<Hash>(args[1])?.and_then(|hash| hash.get(args[2]));
+    let old = state
+        .keys
+        .read::<Hash>(args[1])?
+        .and_then(|hash| hash.get(args[2]));
     let old_value = old.map_or(Ok(0), |field| int(&field.value))?;
     let expire_at_ms = old.and_then(|field| field.expire_at_ms);
     let new = old_value.checked_add(by).ok_or(Fail::Refused)?;

@@ -50,12 +50,15 @@ fn check(text: &[u8]) -> Done {
 }
 
 fn pfadd(state: &mut State, args: &[&[u8]]) -> Done {
+    let mut changed = false;
     match state.keys.read::<Vec<u8>>(args[1])? {
         Some(text) => check(text)?,
-        None => state.keys.store(args[1], empty()),
+        None => {
+            state.keys.store(args[1], empty());
+            changed = true;
+        }
     }
     let text = state.keys.make::<Vec<u8>>(args[1])?;
-    let mut changed = false;
     for element in &args[2..] {
         let (register, value) = place(element);
         changed |= raise(text, register, value);
@@ -279,7 +282,9 @@ fn set_dense(text: &mut [u8], register: usize, value: u8) {
 fn registers(text: &[u8]) -> [u8; REGISTERS] {
     let mut all = [0; REGISTERS];
     if text[ENCODING] == DENSE {
-        all.iter_mut().enumerate().for_each(|(i, to)| *to = dense(text, i));
+        all.iter_mut()
+            .enumerate()
+            .for_each(|(i, to)| *to = dense(text, i));
         return all;
     }
     let mut first = 0;

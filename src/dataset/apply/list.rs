@@ -12,8 +12,12 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("RPUSHX", |s, a| push(s, a, End::Right, false)),
     ("LPOP", |s, a| pop(s, a, End::Left)),
     ("RPOP", |s, a| pop(s, a, End::Right)),
-    ("BLPOP", |s, a| pop_first(s, &a[1..a.len() - 1], End::Left, 1).map(drop)),
-    ("BRPOP", |s, a| pop_first(s, &a[1..a.len() - 1], End::Right, 1).map(drop)),
+    ("BLPOP", |s, a| {
+        pop_first(s, &a[1..a.len() - 1], End::Left, 1).map(drop)
+    }),
+    ("BRPOP", |s, a| {
+        pop_first(s, &a[1..a.len() - 1], End::Right, 1).map(drop)
+    }),
     ("LMPOP", |s, a| mpop(s, a, 1)),
     ("BLMPOP", |s, a| mpop(s, a, 2)),
     ("LINSERT", linsert),
@@ -39,10 +43,18 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
         }
         Ok(())
     }),
-    ("RPOPLPUSH", |s, a| shift(s, a[1], a[2], End::Right, End::Left)),
-    ("BRPOPLPUSH", |s, a| shift(s, a[1], a[2], End::Right, End::Left)),
-    ("LMOVE", |s, a| shift(s, a[1], a[2], End::parse(a[3])?, End::parse(a[4])?)),
-    ("BLMOVE", |s, a| shift(s, a[1], a[2], End::parse(a[3])?, End::parse(a[4])?)),
+    ("RPOPLPUSH", |s, a| {
+        shift(s, a[1], a[2], End::Right, End::Left)
+    }),
+    ("BRPOPLPUSH", |s, a| {
+        shift(s, a[1], a[2], End::Right, End::Left)
+    }),
+    ("LMOVE", |s, a| {
+        shift(s, a[1], a[2], End::parse(a[3])?, End::parse(a[4])?)
+    }),
+    ("BLMOVE", |s, a| {
+        shift(s, a[1], a[2], End::parse(a[3])?, End::parse(a[4])?)
+    }),
     ("LMOVEM", |s, a| shift_many(s, a, 5)),
     ("BLMOVEM", |s, a| shift_many(s, a, 6)),
 ];
@@ -168,7 +180,10 @@ fn shift(state: &mut State, from: &[u8], to: &[u8], take: End, give: End) -> Don
         return Ok(());
     }
     state.keys.read::<List>(to)?;
-    let taken = state.keys.write::<List>(from)?.and_then(|list| take.pop(list));
+    let taken = state
+        .keys
+        .write::<List>(from)?
+        .and_then(|list| take.pop(list));
     if let Some(element) = taken {
         give.push(state.keys.make::<List>(to)?, element);
     }

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub time_ms: Option<i64>,
     /// The time that relative expiries count from where the log tells none.
     pub clock_ms: Option<i64>,
+    /// Whether the log's server takes no count of read entries above that of added ones.
+    pub caps_entries_read: bool,
     /// Largest string that is unpacked in memory.
     pub unpack_limit: usize,
 }
@@ -154,7 +156,8 @@ const SCRIPT: &str = "a script decides what it does, and only a server can run i
                       from 7.0 on, or from a rewrite of the log";
 const LONG_DOUBLE: &str = "its server computes with 80 bits, and logs the outcome in its place";
 const VECTORS: &str = "vector sets are linked by chance";
-const SLOTS: &str = "it empties slots of a cluster, which is not done here; a rewrite of the log leaves it out";
+const SLOTS: &str =
+    "it empties slots of a cluster, which is not done here; a rewrite of the log leaves it out";
 
 static HANDLERS: LazyLock<Map<&'static str, Handler>> = LazyLock::new(|| {
     let groups = [
@@ -196,7 +199,10 @@ mod tests {
 
     #[test]
     fn every_name_is_one_of_the_table() {
-        for name in HANDLERS.keys().chain(UNKNOWABLE.iter().map(|(name, _)| name)) {
+        for name in HANDLERS
+            .keys()
+            .chain(UNKNOWABLE.iter().map(|(name, _)| name))
+        {
             let parent = name.split('|').next().expect("a first part");
             let spec = lookup(parent.as_bytes()).unwrap_or_else(|| panic!("{name}"));
             let known = spec.name == *name || spec.subcommands.iter().any(|s| s.name == *name);

@@ -60,9 +60,7 @@ impl<'a> Sort<'a> {
 
 /// What stands before and behind the star of the patterns of a SORT, hash fields left out: it looks into keys of such
 /// names.
-pub(in crate::dataset) fn patterns<'a>(
-    args: &[&'a [u8]],
-) -> Vec<(&'a [u8], &'a [u8])> {
+pub(in crate::dataset) fn patterns<'a>(args: &[&'a [u8]]) -> Vec<(&'a [u8], &'a [u8])> {
     let Ok(sort) = Sort::parse(args) else {
         return Vec::new();
     };
@@ -137,7 +135,10 @@ fn sort(state: &mut State, args: &[&[u8]]) -> Done {
             }
         }
     };
-    let is_zset = state.keys.read::<Zset>(key).is_ok_and(|zset| zset.is_some());
+    let is_zset = state
+        .keys
+        .read::<Zset>(key)
+        .is_ok_and(|zset| zset.is_some());
     if unsorted && is_set {
         // A set has no order to keep, so that servers make one that all of them make.
         (unsorted, sort.alpha, sort.by) = (false, true, None);
@@ -193,7 +194,11 @@ fn sorted(state: &State, sort: &Sort<'_>, elements: Vec<Arc<[u8]>>) -> Done<Vec<
             (true, Some(_)) => a.1.cmp(&b.1),
         };
         tied |= order.is_eq() && a.0 != b.0;
-        if sort.descending { order.reverse() } else { order }
+        if sort.descending {
+            order.reverse()
+        } else {
+            order
+        }
     });
     match tied {
         true => Err(Fail::unknown(

@@ -13,7 +13,9 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
         if let Some(more) = a.get(end) {
             return Err(option(more));
         }
-        s.keys.write::<Stream>(a[1])?.map_or(Ok(()), |stream| trim.apply(stream))
+        s.keys
+            .write::<Stream>(a[1])?
+            .map_or(Ok(()), |stream| trim.apply(stream))
     }),
     ("XDEL", |s, a| {
         let ids = ids(&a[2..])?;
@@ -32,8 +34,14 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("XSETID", xsetid),
     ("XACK", |s, a| {
         let ids = ids(&a[3..])?;
-        if let Some(group) = s.keys.write::<Stream>(a[1])?.and_then(|x| x.groups.get_mut(a[2])) {
-            ids.into_iter().for_each(|id| drop(group.forget(id)));
+        if let Some(group) = s
+            .keys
+            .write::<Stream>(a[1])?
+            .and_then(|x| x.groups.get_mut(a[2]))
+        {
+            for id in ids {
+                group.forget(id);
+            }
         }
         Ok(())
     }),
@@ -43,7 +51,11 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
             return Ok(());
         };
         for id in ids {
-            if stream.groups.get_mut(a[2]).is_some_and(|group| group.forget(id)) {
+            if stream
+                .groups
+                .get_mut(a[2])
+                .is_some_and(|group| group.forget(id))
+            {
                 stream.remove(id, refs);
             }
         }
@@ -70,7 +82,9 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("XGROUP|DELCONSUMER", |s, a| {
         let group = group(s, a[2], a[3])?;
         group.consumers.remove(a[4]);
-        group.pending.retain(|_, one| one.consumer.as_deref() != Some(a[4]));
+        group
+            .pending
+            .retain(|_, one| one.consumer.as_deref() != Some(a[4]));
         Ok(())
     }),
     ("XCFGSET", xcfgset),
@@ -337,6 +351,10 @@ fn position(state: &State, args: &[&[u8]]) -> Done<(Id, i64)> {
             read = int(at(args, i)?)?;
             if read < READ_UNKNOWN {
                 return Err(Fail::Refused);
+            }
+            if state.caps_entries_read {
+                let added = stream.map_or(0, |stream| stream.entries_added);
+                read = read.min(i64::try_from(added).unwrap_or(i64::MAX));
             }
             i += 1;
         } else if !is(word, "MKSTREAM") {

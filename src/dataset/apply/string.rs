@@ -168,7 +168,11 @@ fn getex(state: &mut State, args: &[&[u8]]) -> Done {
     let expire_at_ms = match args.get(2) {
         None => return Ok(()),
         Some(word) if is(word, "PERSIST") => None,
-        Some(word) => Some(state.until(word, args.get(3))?.ok_or_else(|| option(word))?),
+        Some(word) => Some(
+            state
+                .until(word, args.get(3))?
+                .ok_or_else(|| option(word))?,
+        ),
     };
     if state.keys.read::<Vec<u8>>(args[1])?.is_some()
         && let Some(entry) = state.keys.get_mut(args[1])
