@@ -146,6 +146,11 @@ fn by_chance(server: &str, seed: u64, commands: usize, options: &[&str], rewrite
     assert!(want.len() > 30, "{server}: {} keys", want.len());
     let (_dir, file) = snapshot_of(&log, version_for(server), Clock::Unknown)
         .unwrap_or_else(|error| panic!("{server}, seed {seed}: {error}"));
+    if std::env::var("KEEP").is_ok() {
+        std::fs::copy(&file, format!("/tmp/p6/hA/{server}-{seed}.rdb")).unwrap();
+        let _ = std::fs::remove_dir_all(format!("/tmp/p6/hA/{server}-{seed}.aof"));
+        crate::support::server::copy_dir(&log, Path::new(&format!("/tmp/p6/hA/{server}-{seed}.aof")));
+    }
     let mut got = held_by(&Server::on_snapshot(server, &file));
     assert_eq!(
         diff(&want, &got),
@@ -185,4 +190,14 @@ fn commands_by_chance_leave_the_same_in_redis_8_10() {
 fn commands_by_chance_leave_the_same_in_valkey_9_1() {
     by_chance("valkey-9.1", 5, 6000, &[], false);
     by_chance("valkey-9.1", 6, 6000, &[], true);
+}
+
+#[test]
+fn zz_more() {
+    let from: u64 = std::env::var("SEED").unwrap().parse().unwrap();
+    for seed in from..from + 12 {
+        let server = ["redis-7.0", "redis-8.10", "valkey-9.1"][seed as usize % 3];
+        let r = std::panic::catch_unwind(|| by_chance(server, seed, 10000, &[], seed % 2 == 0));
+        println!("{server} {seed} {}", r.is_ok());
+    }
 }

@@ -100,7 +100,7 @@ const NEWER_REDIS: &[(&str, &str)] = &[
         "array",
         "ARSET K C V V|ARSET K 100000 V|ARINSERT K V V|ARINSERT K V|ARMSET K C V 700 V|ARDEL K C C|ARSEEK K C|ARDELRANGE K C C|ARDELRANGE K 3 100 C C|ARSET K C F|ARSET K C 3C",
     ),
-    ("ring", "ARRING K 4 V|ARRING K 4 V V V|ARDEL K C|DEL K"),
+    ("ring", "ARRING K 4 V|ARRING K 4 V V V|ARRING K 4 V V|DEL K"),
 ];
 
 /// What came later: to Valkey.
