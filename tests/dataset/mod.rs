@@ -11,9 +11,10 @@ use redis_migration::walk;
 
 use crate::support::client::{Reply, call};
 use crate::support::data::{diff, held_by};
-use crate::support::log_fixture;
+use crate::support::resp::log;
 use crate::support::script::Dice;
 use crate::support::server::{Server, available};
+use crate::support::{fixture, log_file, log_fixture};
 
 mod words;
 
@@ -146,11 +147,6 @@ fn by_chance(server: &str, seed: u64, commands: usize, options: &[&str], rewrite
     assert!(want.len() > 30, "{server}: {} keys", want.len());
     let (_dir, file) = snapshot_of(&log, version_for(server), Clock::Unknown)
         .unwrap_or_else(|error| panic!("{server}, seed {seed}: {error}"));
-    if std::env::var("KEEP").is_ok() {
-        std::fs::copy(&file, format!("/tmp/p6/hA/{server}-{seed}.rdb")).unwrap();
-        let _ = std::fs::remove_dir_all(format!("/tmp/p6/hA/{server}-{seed}.aof"));
-        crate::support::server::copy_dir(&log, Path::new(&format!("/tmp/p6/hA/{server}-{seed}.aof")));
-    }
     let mut got = held_by(&Server::on_snapshot(server, &file));
     assert_eq!(
         diff(&want, &got),
@@ -192,12 +188,272 @@ fn commands_by_chance_leave_the_same_in_valkey_9_1() {
     by_chance("valkey-9.1", 6, 6000, &[], true);
 }
 
-#[test]
-fn zz_more() {
-    let from: u64 = std::env::var("SEED").unwrap().parse().unwrap();
-    for seed in from..from + 12 {
-        let server = ["redis-7.0", "redis-8.10", "valkey-9.1"][seed as usize % 3];
-        let r = std::panic::catch_unwind(|| by_chance(server, seed, 10000, &[], seed % 2 == 0));
-        println!("{server} {seed} {}", r.is_ok());
+/// A log of these lines, in a directory of its own.
+fn lines(script: &[&str]) -> (tempfile::TempDir, PathBuf) {
+    log_file(&log(script))
+}
+
+/// What the data set of a snapshot and a log is, against a server that loads the one and is sent the other.
+fn behind_a_snapshot(server: &str, snapshot: &str, script: &[&str]) -> dataset::Counts {
+    let snapshot = fixture(snapshot);
+    let live = Server::on_snapshot(server, &snapshot);
+    let bytes = log(script);
+    live.client().pipe(&bytes, None);
+    let (dir, path) = log_file(&bytes);
+    let made = dataset(&[&snapshot, &path], &options(version_for(server)));
+    let made = made.unwrap_or_else(|error| panic!("{server}: {error}"));
+    let file = dir.path().join("dump.rdb");
+    std::fs::write(&file, &made.input.data).expect("a snapshot");
+    let (mut want, mut got) = (held_by(&live), held_by(&Server::on_snapshot(server, &file)));
+    for side in [&mut want, &mut got] {
+        side.forget_what_no_replica_hears_of();
     }
+    assert_eq!(diff(&want, &got), Vec::<String>::new(), "{server}");
+    made.counts
+}
+
+/// A log that touches a few keys and moves whole databases about.
+const MOVING: &[&str] = &[
+    "SET new 1",
+    "SWAPDB 0 5",
+    "SET other 2",
+    "SELECT 5",
+    "RENAME new newer",
+    "COPY newer copied DB 7",
+    "MOVE newer 6",
+    "SELECT 0",
+    "SWAPDB 5 7",
+    "SELECT 9",
+    "SET gone 1",
+    "FLUSHDB",
+    "SET kept 1",
+];
+
+#[test]
+fn what_a_log_leaves_alone_goes_over_as_it_stands() {
+    for (server, snapshot) in [
+        ("redis-7.0", "all_types_redis-7.0_v10.rdb"),
+        ("redis-7.0", "mixed_redis-7.0_v10.rdb"),
+        ("redis-8.10", "all_types_redis-8.10_v15.rdb"),
+        ("redis-8.10", "hash_ttl_redis-7.4.1_v12.rdb"),
+        ("valkey-9.1", "all_types_valkey-9.1_v80.rdb"),
+    ] {
+        if !available(server) {
+            continue;
+        }
+        let counts = behind_a_snapshot(server, snapshot, MOVING);
+        assert_eq!(counts.held, 4, "{snapshot}: {counts:?}");
+        assert!(counts.copied > 2, "{snapshot}: {counts:?}");
+    }
+}
+
+/// Every key of a snapshot with every type is copied, changed, and put back, so that each goes through memory.
+#[test]
+fn all_types_go_through_memory() {
+    for (server, snapshot) in [
+        ("redis-7.0", "all_types_redis-7.0_v10.rdb"),
+        ("redis-8.10", "all_types_redis-8.10_v15.rdb"),
+        ("valkey-9.1", "all_types_valkey-9.1_v80.rdb"),
+    ] {
+        if !available(server) {
+            continue;
+        }
+        let names: Vec<String> = held_by(&Server::on_snapshot(server, &fixture(snapshot)))
+            .dbs
+            .get(&0)
+            .map(|keys| keys.keys().cloned().collect::<Vec<_>>())
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|name| String::from_utf8(name).ok())
+            .filter(|name| !name.is_empty() && !name.contains(' '))
+            .collect();
+        assert!(names.len() > 15, "{snapshot}: {} names", names.len());
+        let script: Vec<String> = names
+            .iter()
+            .flat_map(|name| {
+                [
+                    format!("RENAME {name} {name}:2"),
+                    format!("COPY {name}:2 {name}:3"),
+                    format!("PEXPIREAT {name}:3 4000000000123"),
+                ]
+            })
+            .collect();
+        let script: Vec<&str> = script.iter().map(String::as_str).collect();
+        let counts = behind_a_snapshot(server, snapshot, &script);
+        assert_eq!(counts.held, 2 * names.len() as u64, "{snapshot}");
+        assert_eq!(counts.refused, 0, "{snapshot}: {:?}", counts.first_refused);
+    }
+}
+
+#[test]
+fn a_flushed_snapshot_leaves_nothing() {
+    let counts = behind_a_snapshot(
+        "redis-7.0",
+        "mixed_redis-7.0_v10.rdb",
+        &["SET before 1", "FLUSHALL", "SET behind 1"],
+    );
+    assert_eq!((counts.held, counts.copied), (1, 0));
+}
+
+#[test]
+fn a_later_snapshot_counts_before_an_earlier_one() {
+    let (one, other) = (
+        fixture("mixed_redis-7.0_v10.rdb"),
+        fixture("all_types_redis-7.0_v10.rdb"),
+    );
+    let (_dir, path) = lines(&["SET behind 1"]);
+    let made = dataset(&[&one, &path, &other], &options(Some(10))).expect("a data set");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("dump.rdb");
+    std::fs::write(&file, &made.input.data).expect("a snapshot");
+    let mut want = held_by(&Server::on_snapshot("redis-7.0", &one));
+    let later = held_by(&Server::on_snapshot("redis-7.0", &other));
+    for (db, keys) in later.dbs {
+        want.dbs.entry(db).or_default().extend(keys);
+    }
+    want.functions.extend(later.functions);
+    let mut got = held_by(&Server::on_snapshot("redis-7.0", &file));
+    let behind = got
+        .dbs
+        .get_mut(&0)
+        .and_then(|keys| keys.remove(&b"behind"[..]));
+    assert!(behind.is_some());
+    assert_eq!(diff(&want, &got), Vec::<String>::new());
+}
+
+#[test]
+fn what_only_the_server_knew_is_named_with_its_place() {
+    for (command, why) in [
+        ("EVAL return 1 k", "a script decides what it does"),
+        ("FCALL f 1 k", "a script decides what it does"),
+        ("SPOP s", "which members it took is not in it"),
+        ("XADD x * f v", "its id is the server's clock"),
+        ("INCRBYFLOAT k 0.1", "its server computes with 80 bits"),
+        ("EXPIRE k 10", "a moment that the log does not tell"),
+        ("SET k v EX 10", "a moment that the log does not tell"),
+        (
+            "JSON.SET k $ 1",
+            "no command of Redis or Valkey by that name is known here",
+        ),
+        (
+            "SET k v NEWOPTION",
+            "it has an option that is not known here: NEWOPTION",
+        ),
+        (
+            "XREADGROUP GROUP g c STREAMS x >",
+            "servers log XCLAIM and XGROUP SETID in its place",
+        ),
+    ] {
+        let (_dir, path) = lines(&["SET k v", "SADD s a b", command, "SET k w"]);
+        let error = dataset(&[&path], &options(None))
+            .expect_err(command)
+            .to_string();
+        let name = command.split(' ').next().expect("a name");
+        // SET k v: 27 bytes; SADD s a b: 35.
+        let start = format!("what {name} did cannot be told at byte 0x3e, ");
+        assert!(
+            error.starts_with(&start) && error.contains(why),
+            "{command}: {error}"
+        );
+    }
+}
+
+#[test]
+fn relative_expiries_count_from_what_the_log_tells_or_the_caller() {
+    let expiries = |script: &[&str], clock: Clock| {
+        let (dir, path) = lines(script);
+        let options = Options {
+            clock,
+            ..options(Some(10))
+        };
+        let made = dataset(&[&path], &options).expect("a data set");
+        let file = dir.path().join("dump.rdb");
+        std::fs::write(&file, &made.input.data).expect("a snapshot");
+        let held = held_by(&Server::on_snapshot("redis-7.0", &file));
+        let keys = held.dbs.into_iter().flat_map(|(_, keys)| keys);
+        keys.filter_map(|(_, record)| record.expires_at_ms)
+            .collect::<Vec<i64>>()
+    };
+    let script = ["SET a v EX 10", "SETEX b 20 v", "SET c v", "PEXPIRE c 30"];
+    let clock = Clock::At(4_000_000_000_000);
+    let want = [4_000_000_010_000, 4_000_000_020_000, 4_000_000_000_030];
+    assert_eq!(expiries(&script, clock), want);
+    let timed = [
+        "#TS:4000000000",
+        "SET a v EX 10",
+        "#TS:4000000001",
+        "EXPIRE a 10",
+    ];
+    assert_eq!(expiries(&timed, Clock::At(5)), [4_000_000_011_000]);
+}
+
+#[test]
+fn an_unfinished_end_counts_for_nothing_and_is_told() {
+    let whole = log(&["SET a 1", "MULTI", "SET a 2", "INCR a"]);
+    for (bytes, strict) in [
+        (&whole[..], false),
+        (&whole[..whole.len() - 3], false),
+        (&whole[..], true),
+    ] {
+        let (dir, path) = log_file(bytes);
+        let options = Options {
+            strict,
+            ..options(Some(10))
+        };
+        let made = dataset(&[&path], &options);
+        if strict {
+            let error = made.expect_err("a torn log").to_string();
+            assert!(
+                error.contains("the log ends within a transaction without its EXEC"),
+                "{error}"
+            );
+            continue;
+        }
+        let made = made.expect("a data set");
+        assert_eq!(made.torn.expect("a torn end").tail.whole, 27);
+        let file = dir.path().join("dump.rdb");
+        std::fs::write(&file, &made.input.data).expect("a snapshot");
+        let server = Server::on_snapshot("redis-7.0", &file);
+        assert_eq!(call!(server.client(), "GET", "a").text(), "1");
+    }
+}
+
+/// A server that loads a log goes on behind what it refuses.
+#[test]
+fn what_a_server_refuses_changes_nothing_and_is_counted() {
+    let script = [
+        "SET a text",
+        "RPUSH a 1",
+        "INCR a",
+        "HSET h f v",
+        "HSET h f",
+        "LSET nokey 0 v",
+        "RENAME nokey a",
+        "ZADD z 1 m nan n",
+        "SETRANGE a -1 x",
+        "XADD x 5-5 f v",
+        "XADD x 5-5 f v",
+        "XGROUP CREATE x g 0",
+        "XGROUP CREATE x g 0",
+        "SELECT -1",
+        "RESTORE b 0 payload",
+        "SADD s m",
+    ];
+    let (dir, path) = lines(&script);
+    let want = held_by(&Server::on_log("redis-7.0", &path, &[]));
+    let made = dataset(&[&path], &options(Some(10))).expect("a data set");
+    assert_eq!(made.counts.refused, 11);
+    assert_eq!(made.counts.first_refused, Some(("RPUSH".to_owned(), 30)));
+    let file = dir.path().join("dump.rdb");
+    std::fs::write(&file, &made.input.data).expect("a snapshot");
+    let got = held_by(&Server::on_snapshot("redis-7.0", &file));
+    assert_eq!(diff(&want, &got), Vec::<String>::new());
+    assert_eq!(got.len(), 4);
+}
+
+#[test]
+fn a_snapshot_alone_is_given_back_as_it_is() {
+    let path = fixture("mixed_redis-7.0_v10.rdb");
+    let made = dataset(&[&path], &options(None)).expect("a data set");
+    assert!(made.input.data[..] == std::fs::read(&path).expect("a file")[..]);
 }

@@ -285,7 +285,9 @@ fn set_dense(text: &mut [u8], register: usize, value: u8) {
 fn registers(text: &[u8]) -> Done<[u8; REGISTERS]> {
     let mut all = [0; REGISTERS];
     if text[ENCODING] == DENSE {
-        all.iter_mut().enumerate().for_each(|(i, to)| *to = dense(text, i));
+        all.iter_mut()
+            .enumerate()
+            .for_each(|(i, to)| *to = dense(text, i));
         return Ok(all);
     }
     let mut first = 0;
