@@ -52,6 +52,7 @@ impl Exit {
             ErrorKind::Databases(_)
             | ErrorKind::Unfit(_)
             | ErrorKind::Command { .. }
+            | ErrorKind::UnknownEffect { .. }
             | ErrorKind::LogGone(_)
             | ErrorKind::NoTimes
             | ErrorKind::BaseTooNew

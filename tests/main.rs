@@ -9,6 +9,7 @@ mod connecting;
 mod convert;
 mod corpus;
 mod damage;
+mod dataset;
 mod ending;
 mod expiring;
 mod follow;

@@ -47,13 +47,13 @@ use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName, Result};
 use crate::filter::Filter;
 use crate::input::{Input, Kind, Mapped, name_of};
-use crate::pipeline::{Checksum, Progress};
+use crate::pipeline::Progress;
 use crate::rdb::keys::{Keys, Met};
-use crate::rdb::scan::{Along, Scanner, Span, Task};
+use crate::rdb::scan::{Along, Scanner, Task};
 use crate::rdb::write::Writer;
 use crate::rdb::{Format, Function, NEWEST_REDIS, Record, VALKEY, key_name, type_name};
 use crate::resp::parse::Command;
-use crate::value::{Room, Templates, TypeByte};
+use crate::value::{Room, TypeByte};
 use crate::walk::{self, Visitor, walk};
 
 /// Why a command is not applied.
@@ -344,6 +344,7 @@ impl Run<'_> {
         if let Some(error) = walked.error {
             return Err(error);
         }
+        self.state.caps_entries_read = walked.info.server.as_deref().is_some_and(caps_entries_read);
         let functions = functions.into_inner().expect("no worker panicked");
         self.state.functions.extend(functions);
         self.state.keys.snapshots += 1;
@@ -425,6 +426,16 @@ fn unknown(args: &[&[u8]], db: u64, offset: u64, why: String) -> Error {
         }),
         None => error,
     }
+}
+
+/// Whether the server that wrote a snapshot, as the snapshot names it, lets no group have read more entries than were
+/// added. Redis 7.0 and Valkey 9.1 let it; Redis 8.10 does not, and does not load what others let through.
+fn caps_entries_read(server: &str) -> bool {
+    let version = server.strip_prefix("Redis ");
+    let mut parts = version.into_iter().flat_map(|version| version.split('.'));
+    let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    let (major, minor) = (number().unwrap_or(0), number().unwrap_or(0));
+    (major, minor) >= (8, 8)
 }
 
 /// A worker that loads what is touched.

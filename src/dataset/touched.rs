@@ -60,11 +60,6 @@ impl Touched {
         self.db = 0;
     }
 
-    /// Number of names.
-    pub fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
     fn touch(&mut self, db: u64, name: &[u8]) {
         let place = self.swaps.place(db);
         self.hashes.insert(hash(place, name));

@@ -110,11 +110,16 @@ fn arring(state: &mut State, args: &[&[u8]]) -> Done {
     }
     let array = state.keys.read::<Array>(args[1])?;
     let mut next = array.map_or(Ok(0), next_of)?;
-    let most = array.and_then(|array| array.items.last_key_value());
-    if next > size || most.is_some_and(|(index, _)| *index >= size) {
+    let last = array.and_then(|array| array.items.last_key_value());
+    let len = last.map_or(0, |(index, _)| index + 1);
+    // A ring that is full, or one that is being filled. Servers make a ring of anything else.
+    if len != size && (next != len || len > size) {
         return Err(Fail::unknown(
-            "it makes a ring of an array that is larger, and what is left of that is the server's to say",
+            "it makes a ring of an array that is none, and what becomes of its elements is the server's to say",
         ));
+    }
+    if next > size {
+        next = 0;
     }
     let mut items = Vec::new();
     for value in &args[3..] {

@@ -40,7 +40,8 @@ fn check(text: &[u8]) -> Done {
         && text.starts_with(b"HYLL")
         && match text[ENCODING] {
             DENSE => text.len() == DENSE_BYTES,
-            SPARSE => runs(text).map(|run| run.len).sum::<usize>() == REGISTERS,
+            // Whether its runs are right shows where they are gone through; servers look no further here either.
+            SPARSE => true,
             _ => false,
         };
     match whole {
@@ -50,15 +51,18 @@ fn check(text: &[u8]) -> Done {
 }
 
 fn pfadd(state: &mut State, args: &[&[u8]]) -> Done {
+    let mut changed = false;
     match state.keys.read::<Vec<u8>>(args[1])? {
         Some(text) => check(text)?,
-        None => state.keys.store(args[1], empty()),
+        None => {
+            state.keys.store(args[1], empty());
+            changed = true;
+        }
     }
     let text = state.keys.make::<Vec<u8>>(args[1])?;
-    let mut changed = false;
     for element in &args[2..] {
         let (register, value) = place(element);
-        changed |= raise(text, register, value);
+        changed |= raise(text, register, value)?;
     }
     if changed {
         text[STALE] |= 0x80;
@@ -73,7 +77,7 @@ fn pfcount(state: &mut State, args: &[&[u8]]) -> Done {
     {
         check(text)?;
         if text[STALE] & 0x80 != 0 {
-            let count = estimate(&registers(text));
+            let count = estimate(&registers(text)?);
             text[CARD].copy_from_slice(&count.to_le_bytes());
         }
     }
@@ -87,7 +91,7 @@ fn pfmerge(state: &mut State, args: &[&[u8]]) -> Done {
         if let Some(text) = state.keys.read::<Vec<u8>>(key)? {
             check(text)?;
             dense |= text[ENCODING] == DENSE;
-            let own = registers(text);
+            let own = registers(text)?;
             all.iter_mut().zip(own).for_each(|(a, b)| *a = b.max(*a));
         }
     }
@@ -96,11 +100,11 @@ fn pfmerge(state: &mut State, args: &[&[u8]]) -> Done {
     }
     let text = state.keys.make::<Vec<u8>>(args[1])?;
     if dense {
-        unpack(text);
+        unpack(text)?;
     }
     for (register, value) in all.into_iter().enumerate() {
         if value > 0 {
-            raise(text, register, value);
+            raise(text, register, value)?;
         }
     }
     text[STALE] |= 0x80;
@@ -181,34 +185,34 @@ fn push_run(out: &mut Vec<u8>, value: u8, len: usize) {
 }
 
 /// Sets a register to a value where it holds less; whether it did.
-fn raise(text: &mut Vec<u8>, register: usize, value: u8) -> bool {
+fn raise(text: &mut Vec<u8>, register: usize, value: u8) -> Done<bool> {
     if text[ENCODING] == SPARSE {
-        if let Some(changed) = raise_sparse(text, register, value) {
-            return changed;
+        if let Some(changed) = raise_sparse(text, register, value)? {
+            return Ok(changed);
         }
-        unpack(text);
+        unpack(text)?;
     }
     let old = dense(text, register);
     if old < value {
         set_dense(text, register, value);
     }
-    old < value
+    Ok(old < value)
 }
 
 /// The same among runs; `None` where it needs the dense form.
-fn raise_sparse(text: &mut Vec<u8>, register: usize, value: u8) -> Option<bool> {
+fn raise_sparse(text: &mut Vec<u8>, register: usize, value: u8) -> Done<Option<bool>> {
     if value > MOST_RUN_VALUE {
-        return None;
+        return Ok(None);
     }
     let (mut first, mut before) = (0, None);
-    let mut found = run(text, HEADER)?;
+    let mut found = run(text, HEADER).ok_or(Fail::Refused)?;
     while register >= first + found.len {
         first += found.len;
         before = Some(found.at);
-        found = run(text, found.at + found.bytes)?;
+        found = run(text, found.at + found.bytes).ok_or(Fail::Refused)?;
     }
     if found.value >= value {
-        return Some(false);
+        return Ok(Some(false));
     }
     if found.len == 1 {
         text[found.at] = value_run(value, 1);
@@ -219,13 +223,13 @@ fn raise_sparse(text: &mut Vec<u8>, register: usize, value: u8) -> Option<bool> 
         push_run(&mut made, found.value, first + found.len - 1 - register);
         let more = made.len() - found.bytes.min(made.len());
         if more > 0 && text.len() + more > MOST_SPARSE_BYTES {
-            return None;
+            return Ok(None);
         }
         text.splice(found.at..found.at + found.bytes, made);
     }
     merge(text, before.unwrap_or(HEADER));
     text[STALE] |= 0x80;
-    Some(true)
+    Ok(Some(true))
 }
 
 /// Joins runs of one value, looking at five places from the one before a change on, as servers do.
@@ -247,17 +251,18 @@ fn merge(text: &mut Vec<u8>, from: usize) {
 }
 
 /// The dense form of a sparse one.
-fn unpack(text: &mut Vec<u8>) {
+fn unpack(text: &mut Vec<u8>) -> Done {
     if text[ENCODING] == DENSE {
-        return;
+        return Ok(());
     }
-    let all = registers(text);
+    let all = registers(text)?;
     text.truncate(HEADER);
     text[ENCODING] = DENSE;
     text.resize(DENSE_BYTES, 0);
     for (register, value) in all.into_iter().enumerate() {
         set_dense(text, register, value);
     }
+    Ok(())
 }
 
 fn dense(text: &[u8], register: usize) -> u8 {
@@ -276,20 +281,25 @@ fn set_dense(text: &mut [u8], register: usize, value: u8) {
     }
 }
 
-fn registers(text: &[u8]) -> [u8; REGISTERS] {
+/// The values of all registers. Errors: the runs are not those of so many.
+fn registers(text: &[u8]) -> Done<[u8; REGISTERS]> {
     let mut all = [0; REGISTERS];
     if text[ENCODING] == DENSE {
         all.iter_mut()
             .enumerate()
             .for_each(|(i, to)| *to = dense(text, i));
-        return all;
+        return Ok(all);
     }
     let mut first = 0;
     for run in runs(text) {
-        all[first..first + run.len].fill(run.value);
+        let to = all.get_mut(first..first + run.len).ok_or(Fail::Refused)?;
+        to.fill(run.value);
         first += run.len;
     }
-    all
+    match first == REGISTERS {
+        true => Ok(all),
+        false => Err(Fail::Refused),
+    }
 }
 
 /// How many elements there are, as servers reckon it: by Ertl's improved estimator, from how many registers hold each

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub time_ms: Option<i64>,
     /// The time that relative expiries count from where the log tells none.
     pub clock_ms: Option<i64>,
+    /// Whether the log's server takes no count of read entries above that of added ones.
+    pub caps_entries_read: bool,
     /// Largest string that is unpacked in memory.
     pub unpack_limit: usize,
 }

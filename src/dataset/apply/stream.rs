@@ -39,7 +39,9 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
             .write::<Stream>(a[1])?
             .and_then(|x| x.groups.get_mut(a[2]))
         {
-            ids.into_iter().for_each(|id| drop(group.forget(id)));
+            for id in ids {
+                group.forget(id);
+            }
         }
         Ok(())
     }),
@@ -349,6 +351,10 @@ fn position(state: &State, args: &[&[u8]]) -> Done<(Id, i64)> {
             read = int(at(args, i)?)?;
             if read < READ_UNKNOWN {
                 return Err(Fail::Refused);
+            }
+            if state.caps_entries_read {
+                let added = stream.map_or(0, |stream| stream.entries_added);
+                read = read.min(i64::try_from(added).unwrap_or(i64::MAX));
             }
             i += 1;
         } else if !is(word, "MKSTREAM") {

@@ -46,7 +46,14 @@ pub(super) const HANDLERS: &[(&str, Handler)] = &[
     ("ZREMRANGEBYLEX", |s, a| {
         let within = Names::parse(a[2], a[3])?;
         remove(s, a[1], |zset| {
-            names(zset.ordered().filter(|(member, _)| within.holds(member)))
+            let all: Vec<_> = zset
+                .ordered()
+                .map(|(m, score)| (m.clone(), score))
+                .collect();
+            all[within.of(&all)]
+                .iter()
+                .map(|(member, _)| member.clone())
+                .collect()
         })
     }),
     ("ZPOPMIN", |s, a| pop(s, a, false)),
@@ -237,20 +244,58 @@ impl<'a> Names<'a> {
         Ok(Names(bound(least, b'-', b'+')?, bound(most, b'+', b'-')?))
     }
 
-    pub(super) fn holds(&self, member: &[u8]) -> bool {
-        let above = match self.0 {
+    fn reaches(&self, member: &[u8]) -> bool {
+        match self.0 {
             Some(Bound::Included(least)) => member >= least,
             Some(Bound::Excluded(least)) => member > least,
             Some(Bound::Unbounded) => true,
             None => false,
-        };
-        above
-            && match self.1 {
-                Some(Bound::Included(most)) => member <= most,
-                Some(Bound::Excluded(most)) => member < most,
-                Some(Bound::Unbounded) => true,
-                None => false,
-            }
+        }
+    }
+
+    fn stays(&self, member: &[u8]) -> bool {
+        match self.1 {
+            Some(Bound::Included(most)) => member <= most,
+            Some(Bound::Excluded(most)) => member < most,
+            Some(Bound::Unbounded) => true,
+            None => false,
+        }
+    }
+
+    /// The members within the bounds, of all in their order. Where scores differ names do not ascend, and a server finds
+    /// what a search from the beginning finds, as long as the set is small.
+    pub(super) fn of(&self, all: &[(std::sync::Arc<[u8]>, f64)]) -> std::ops::Range<usize> {
+        if !self.meets(all) {
+            return 0..0;
+        }
+        let start = all.iter().position(|(member, _)| self.reaches(member));
+        let start = start.unwrap_or(all.len());
+        let inside = all[start..]
+            .iter()
+            .take_while(|(member, _)| self.stays(member));
+        start..start + inside.count()
+    }
+
+    /// The same for a search from the end.
+    pub(super) fn of_reversed(
+        &self,
+        all: &[(std::sync::Arc<[u8]>, f64)],
+    ) -> std::ops::Range<usize> {
+        if !self.meets(all) {
+            return 0..0;
+        }
+        let end = all.iter().rposition(|(member, _)| self.stays(member));
+        let end = end.map_or(0, |last| last + 1);
+        let inside = all[..end]
+            .iter()
+            .rev()
+            .take_while(|(member, _)| self.reaches(member));
+        end - inside.count()..end
+    }
+
+    fn meets(&self, all: &[(std::sync::Arc<[u8]>, f64)]) -> bool {
+        let reaches = all.last().is_some_and(|(member, _)| self.reaches(member));
+        reaches && all.first().is_some_and(|(member, _)| self.stays(member))
     }
 }
 

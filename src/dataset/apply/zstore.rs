@@ -162,6 +162,13 @@ fn zrangestore(state: &mut State, args: &[&[u8]]) -> Done {
             .ordered()
             .map(|(m, score)| (m.clone(), score))
             .collect();
+        if let Some(names) = &names {
+            let range = match reversed {
+                true => names.of_reversed(&all),
+                false => names.of(&all),
+            };
+            all = all[range].to_vec();
+        }
         if reversed {
             all.reverse();
         }
@@ -176,9 +183,8 @@ fn zrangestore(state: &mut State, args: &[&[u8]]) -> Done {
             let range = range(start, stop, len);
             (skipped, left) = range.map_or((0, 0), |(start, stop)| (start, stop - start + 1));
         }
-        let within = |(member, score): &(Arc<[u8]>, f64)| {
+        let within = |(_, score): &(Arc<[u8]>, f64)| {
             scores.as_ref().is_none_or(|scores| scores.holds(*score))
-                && names.as_ref().is_none_or(|names| names.holds(member))
         };
         for (member, score) in all.into_iter().filter(within).skip(skipped).take(left) {
             made.set(&member, score);
