@@ -4,7 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 
+use redis_migration::ErrorKind;
+use redis_migration::command::encode::{Form, Settings};
+use redis_migration::filter::Filter;
+use redis_migration::jsonl::read::load;
+use redis_migration::pipeline::{Checksum, Options, convert_bytes};
 use serde_json::{Value, json};
 
 use crate::support::cli::{convert, converted, replay, replayed_at, run};
@@ -412,7 +418,7 @@ fn large_values_go_over_several_lines() {
         assert!(giant || line_bytes < 300_000, "{key}: {line_bytes}");
         let part = parts.entry(key.to_owned()).or_default();
         assert_eq!(line["part"].as_u64().unwrap_or(0), *part, "{key}");
-        assert_eq!(line.get("type").is_some(), true);
+        assert!(line.get("type").is_some());
         *part += 1;
     }
     for key in [
@@ -698,6 +704,87 @@ fn lines_that_are_wrong_are_named() {
         "{}",
         run.stderr
     );
+}
+
+/// The lines of a snapshot in memory, all of which can be read.
+fn lines_in_memory(snapshot: &[u8]) -> Vec<u8> {
+    let settings = Settings {
+        form: Form::JsonLines,
+        filter: Filter {
+            keep_expired: true,
+            ..Filter::default()
+        },
+        ..Settings::default()
+    };
+    let options = Options {
+        threads: 1,
+        checksum: Checksum::Along,
+        from: 0,
+        replace_before: 0,
+    };
+    let (lines, report, rejects) = convert_bytes(snapshot, &settings, &options);
+    assert!(report.error.is_none(), "{:?}", report.error);
+    assert!(rejects.is_empty(), "{rejects:?}");
+    lines
+}
+
+/// Lines with a byte or two altered, cut out or doubled: either they are refused, at a place inside the file, or what
+/// is understood of them is a whole snapshot that comes back to its lines.
+#[test]
+fn altered_lines_are_refused_or_understood() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below as u64) as usize
+    };
+    let behind_head = |lines: &[u8]| {
+        let head = lines.iter().position(|b| *b == b'\n');
+        head.map_or(Vec::new(), |n| lines[n..].to_vec())
+    };
+    let (mut refused, mut understood) = (0, 0);
+    for name in [
+        "all_types_small_redis-8.10_v15.rdb",
+        "all_types_small_valkey-9.1_v80.rdb",
+    ] {
+        let whole = lines_of(&fixture(name));
+        let lines: Vec<&[u8]> = whole.split_inclusive(|b| *b == b'\n').collect();
+        for round in 0..6000 {
+            let mut line = lines[round % lines.len()].to_vec();
+            for _ in 0..=next(2) {
+                let at = next(line.len());
+                match next(5) {
+                    0 => line[at] = next(256) as u8,
+                    1 => line[at] = b"0123456789-[]{},:\"\\."[next(20)],
+                    2 => drop(line.remove(at)),
+                    3 => line.insert(at, line[at]),
+                    _ => line.truncate(at.max(1)),
+                }
+            }
+            let altered = [lines[0], &line, lines[1]].concat();
+            match load(&altered, &AtomicBool::new(false)) {
+                Ok(spool) => {
+                    let map = spool.into_map().expect("a map");
+                    if map.bytes().starts_with(b"*") || map.bytes().starts_with(b"#") {
+                        continue;
+                    }
+                    understood += 1;
+                    let came = lines_in_memory(map.bytes());
+                    let spool = load(&came, &AtomicBool::new(false)).expect("what was written");
+                    let again = lines_in_memory(spool.into_map().expect("a map").bytes());
+                    assert_eq!(behind_head(&came), behind_head(&again));
+                }
+                Err(error) => {
+                    refused += 1;
+                    assert!(matches!(error.kind(), ErrorKind::BadLine { .. }), "{error}");
+                    let at = error.at().expect("a place").offset;
+                    assert!(at <= altered.len() as u64, "{error}");
+                }
+            }
+        }
+    }
+    assert!(refused > 2000 && understood > 500, "{refused} {understood}");
 }
 
 #[test]

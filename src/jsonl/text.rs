@@ -85,7 +85,7 @@ pub fn name(out: &mut impl Put, bytes: &[u8]) {
     }
 }
 
-/// As [`base64`], all of which stays where it is.
+/// As [`base64()`], all of which stays where it is.
 pub fn binary_name(out: &mut impl Put, bytes: &[u8]) {
     out.put(b"{\"base64\":\"");
     out.put(STANDARD.encode(bytes).as_bytes());

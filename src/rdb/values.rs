@@ -338,8 +338,10 @@ mod tests {
         Id { ms, seq }
     }
 
+    type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
     /// 250 entries: fields alike, others, none at all, a large one; ids whose sequence falls.
-    fn entries() -> Vec<(Id, Vec<(Vec<u8>, Vec<u8>)>)> {
+    fn entries() -> Vec<(Id, Fields)> {
         (0..250u64)
             .map(|n| {
                 let pair = |name: &str, value: Vec<u8>| (name.as_bytes().to_vec(), value);

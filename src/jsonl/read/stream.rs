@@ -106,7 +106,12 @@ struct Idmp {
     max_size: u64,
     added: u64,
     duplicates: u64,
-    producers: Vec<(Vec<u8>, Vec<(Vec<u8>, Id)>)>,
+    producers: Vec<Producer>,
+}
+
+struct Producer {
+    name: Vec<u8>,
+    records: Vec<(Vec<u8>, Id)>,
 }
 
 impl Stream {
@@ -252,12 +257,15 @@ impl Stream {
         };
         for_each(producers, |(name, records): (Text<'_>, &RawValue)| {
             let name = name.bytes()?;
-            if idmp.producers.last().is_none_or(|last| last.0 != *name) {
-                idmp.producers.push((name.into_owned(), Vec::new()));
+            if idmp.producers.last().is_none_or(|last| last.name != *name) {
+                idmp.producers.push(Producer {
+                    name: name.into_owned(),
+                    records: Vec::new(),
+                });
             }
-            let (_, kept) = idmp.producers.last_mut().expect("it was pushed above");
+            let producer = idmp.producers.last_mut().expect("it was pushed above");
             for_each(records, |(record, id): (Text<'_>, IdText)| {
-                kept.push((record.bytes()?.into_owned(), id.0));
+                producer.records.push((record.bytes()?.into_owned(), id.0));
                 Ok(())
             })
         })
@@ -393,10 +401,10 @@ impl Idmp {
     fn write(&self, out: &mut Writer<Spool>) -> io::Result<()> {
         let producers = self.producers.len() as u64;
         out.idmp(self.duration_secs, self.max_size, producers)?;
-        for (name, records) in &self.producers {
-            out.string(name)?;
-            out.length(records.len() as u64)?;
-            for (record, id) in records {
+        for producer in &self.producers {
+            out.string(&producer.name)?;
+            out.length(producer.records.len() as u64)?;
+            for (record, id) in &producer.records {
                 out.idmp_record(record, *id)?;
             }
         }
