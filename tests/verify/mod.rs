@@ -111,7 +111,11 @@ const FILES: &[&str] = &[
 ];
 
 /// Values as a whole, in pieces, and by digests.
-const EACH_WAY: &[&[&str]] = &[&[], &["--big-key", "100"], &["--mode", "digest"]];
+const EACH_WAY: &[&[&str]] = &[
+    &[],
+    &["--big-key", "100"],
+    &["--mode", "digest", "--digest-from", "1"],
+];
 
 fn what_was_loaded_is_equal(target: &Target, only_db_0: bool) {
     for file in FILES {
@@ -308,7 +312,10 @@ fn equal_values_are_known_by_their_digests_alone() {
         }
         let file = server.save();
         call!(client, "CONFIG", "RESETSTAT");
-        let run = verify_at(server.port, &[text(&file), "--mode", "digest"]);
+        let run = verify_at(
+            server.port,
+            &[text(&file), "--mode", "digest", "--digest-from", "1"],
+        );
         assert_eq!(
             (run.code, rows(&run)),
             (0, vec![]),
@@ -506,7 +513,10 @@ fn what_cannot_be_compared_ends_with_its_own_exit_code() {
     let run = verify_at(port, &[text(&broken)]);
     assert_eq!(run.code, 3, "{}", run.stderr);
     let scriptless = Server::with("redis-7.0", &["--rename-command", "EVAL", ""]);
-    let run = verify_at(scriptless.port, &[text(&file), "--mode", "digest"]);
+    let run = verify_at(
+        scriptless.port,
+        &[text(&file), "--mode", "digest", "--digest-from", "1"],
+    );
     assert!(
         run.code == 5 && run.stderr.contains("EVAL"),
         "{}: {}",
