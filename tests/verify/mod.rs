@@ -360,6 +360,30 @@ fn keys_whose_time_passes_meanwhile_are_neither_missing_nor_extra() {
 }
 
 #[test]
+fn fields_whose_time_passes_meanwhile_are_not_missed() {
+    if !available("redis-8.10") {
+        return;
+    }
+    let server = Server::start("redis-8.10");
+    let mut client = server.client();
+    call!(client, "HSET", "h", "f", "v", "g", "w");
+    let at = (now_ms() + 1_500).to_string();
+    call!(client, "HPEXPIREAT", "h", at, "FIELDS", "1", "f");
+    call!(client, "SET", "s", "x");
+    let file = server.save();
+    // It is gone a little early, so that it is missed at the first reading and not at the second one.
+    call!(client, "HDEL", "h", "f");
+    // A record of another run is no key that should not be there.
+    call!(client, "SET", "__redis-migration:run", "17");
+    let args = [text(&file), "--reread-after", "2s", "--summary", "json"];
+    let run = verify_at(server.port, &args);
+    assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
+    let json = json(&run);
+    assert_eq!(json["keys"]["denied_by_second_reading"], 1, "{json}");
+    assert_eq!(json["extra"]["how"]["looked"], "scanned", "{json}");
+}
+
+#[test]
 fn a_sample_says_how_many_of_how_many_and_finds_what_is_in_it() {
     let server = strings(5_000);
     let file = server.save();
@@ -438,11 +462,7 @@ fn several_files_are_one_data_set_and_changes_on_the_way_are_expected() {
     .concat();
     let run = verify_at(target.port, &args);
     assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("none") || run.stderr.contains(": 0, of 101"),
-        "{}",
-        run.stderr
-    );
+    assert!(run.stderr.contains(": 0, of 101 names"), "{}", run.stderr);
     call!(client, "SET", "p/u:0:77", "x");
     call!(client, "DEL", "p/u:3:7");
     let run = verify_at(target.port, &args);
