@@ -136,7 +136,7 @@ pub struct ComparingArgs {
     ///
     /// full: type, value and expiry of every key. sample: the same of --sample keys, chosen evenly at random. digest: of
     /// every key, but of values only SHA-1 sums, which a script makes at the destination: less goes over the network, and
-    /// the server has more to do. Where they differ, and for streams, modules and large values, as full.
+    /// the server has more to do. Where they differ, and for streams, modules, small and large values, as full.
     #[arg(long, value_enum, value_name = "HOW", default_value = "full")]
     pub mode: ModeArg,
     /// How many keys --mode sample compares
@@ -145,6 +145,9 @@ pub struct ComparingArgs {
     /// Another number chooses other keys for the sample
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Values of fewer bytes in the file are read in --mode digest too: a script takes a server longer than a small answer
+    #[arg(long, value_name = "SIZE", default_value = "1kb")]
+    pub digest_from: Bytes,
     /// By how much an expiry may differ, of keys and of hash fields
     ///
     /// Servers tell the moment to the millisecond from 7.0 on. Before, what the reading itself leaves open is added, and
@@ -411,6 +414,7 @@ impl Run<'_> {
             ttl_tolerance_ms: comparing.ttl_tolerance.0,
             reread_after: millis(comparing.reread_after),
             big_key: usize::try_from(reading.big_key.0).unwrap_or(usize::MAX),
+            digest_from: usize::try_from(comparing.digest_from.0).unwrap_or(usize::MAX),
             most_per_key: usize::try_from(comparing.most_per_key).unwrap_or(usize::MAX),
             most: comparing.most.unwrap_or(0),
             extra: !comparing.no_extra,

@@ -16,9 +16,6 @@ use crate::encoding::string::string;
 use crate::error::Result;
 use crate::value::{Kind as Type, Room, Templates, TypeByte};
 
-/// Shorter strings are read: a digest is no less.
-const LEAST_STRING: usize = 64;
-
 const SCRIPT: &[u8] = b"local k=KEYS[1] local t=redis.call('TYPE',k).ok \
 local function p(s) return #s..':'..s end \
 if t=='string' then return redis.sha1hex(redis.call('GET',k)) end \
@@ -38,15 +35,12 @@ o[#o+1]=redis.sha1hex(p(a[i])..p(a[i+1])..p(string.format('%.0f',e))) end \
 else return t end \
 table.sort(o) return redis.sha1hex(table.concat(o))";
 
-/// Whether a digest is worth its while, and small enough to be made at once.
-pub(super) fn fits(ty: TypeByte, value_bytes: usize, big_key: usize) -> bool {
-    let kind = ty.kind();
-    value_bytes <= big_key
-        && match kind {
-            Type::String => value_bytes >= LEAST_STRING,
-            Type::List | Type::Set | Type::Zset | Type::Hash => true,
-            Type::Stream | Type::Array | Type::Module | Type::Gcra | Type::PathHash => false,
-        }
+/// Whether there are digests of this type.
+pub(super) fn has(ty: TypeByte) -> bool {
+    match ty.kind() {
+        Type::String | Type::List | Type::Set | Type::Zset | Type::Hash => true,
+        Type::Stream | Type::Array | Type::Module | Type::Gcra | Type::PathHash => false,
+    }
 }
 
 pub(super) fn ask(asks: &mut Asks, db: u64, key: &[u8], field_expiry: bool) -> usize {

@@ -440,7 +440,8 @@ impl<'v, 'a> Judge<'v, 'a> {
         let mut asked = Vec::new();
         for &n in open.iter() {
             let one = &batch.keys[n];
-            if digest::fits(one.record.ty, one.value_bytes, options.big_key) {
+            let sizes = options.digest_from..=options.big_key;
+            if digest::has(one.record.ty) && sizes.contains(&one.value_bytes) {
                 let name = batch.name(n);
                 let at = digest::ask(&mut asks, one.db, name, self.can.field_expiry);
                 let expected = one.expire_at_ms.is_some() || self.is_again;

@@ -63,7 +63,7 @@ pub enum Mode {
         /// Another seed chooses others.
         seed: u64,
     },
-    /// SHA-1 sums that a script makes at the destination, for strings of some length, lists, sets, sorted sets and
+    /// SHA-1 sums that a script makes at the destination, for strings, lists, sets, sorted sets and
     /// hashes; where they differ, all of the key.
     Digest,
 }
@@ -87,6 +87,8 @@ pub struct Options {
     pub reread_after: Duration,
     /// Values of more bytes in the file are read in pieces.
     pub big_key: usize,
+    /// Smaller values are read although digests are wanted: running a script takes a server longer.
+    pub digest_from: usize,
     /// Most differences that are told of one key.
     pub most_per_key: usize,
     /// Ends the run behind so many keys that differ; 0 for never.

@@ -437,7 +437,7 @@ fn scenes_at(source: &str, target: &Target, sets: &[&[Scene]]) {
     let ways: &[&[&str]] = &[
         &[],
         &["--big-key", "1"],
-        &["--mode", "digest"],
+        &["--mode", "digest", "--digest-from", "1"],
         &["--connections", "1", "--pipeline", "3"],
     ];
     let look = |way: &[&str]| {
