@@ -33,7 +33,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
-use apply::State;
+use apply::{Rules, State};
 use keyspace::{Entry, Swaps};
 use log::Take;
 use touched::Touched;
@@ -344,7 +344,9 @@ impl Run<'_> {
         if let Some(error) = walked.error {
             return Err(error);
         }
-        self.state.caps_entries_read = walked.info.server.as_deref().is_some_and(caps_entries_read);
+        if let Some(server) = walked.info.server.as_deref() {
+            self.state.rules = Rules::of(server);
+        }
         let functions = functions.into_inner().expect("no worker panicked");
         self.state.functions.extend(functions);
         self.state.keys.snapshots += 1;
@@ -426,16 +428,6 @@ fn unknown(args: &[&[u8]], db: u64, offset: u64, why: String) -> Error {
         }),
         None => error,
     }
-}
-
-/// Whether the server that wrote a snapshot, as the snapshot names it, lets no group have read more entries than were
-/// added. Redis 7.0 and Valkey 9.1 let it; Redis 8.10 does not, and does not load what others let through.
-fn caps_entries_read(server: &str) -> bool {
-    let version = server.strip_prefix("Redis ");
-    let mut parts = version.into_iter().flat_map(|version| version.split('.'));
-    let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
-    let (major, minor) = (number().unwrap_or(0), number().unwrap_or(0));
-    (major, minor) >= (8, 8)
 }
 
 /// A worker that loads what is touched.

@@ -22,7 +22,11 @@ pub(super) fn float(arg: &[u8]) -> Done<f64> {
     }
     // Rust knows the same words and digits.
     let number: f64 = text.parse().map_err(|_| Fail::Refused)?;
-    match number.is_nan() {
+    // C refuses what is too large or too small for a double.
+    let mantissa = digits.split(['e', 'E']).next().unwrap_or_default();
+    let overflows = number.is_infinite() && digits.starts_with(|c: char| !c.is_alphabetic());
+    let underflows = number == 0.0 && mantissa.contains(|c: char| matches!(c, '1'..='9'));
+    match number.is_nan() || overflows || underflows {
         true => Err(Fail::Refused),
         false => Ok(number),
     }
