@@ -65,7 +65,7 @@ pub(in crate::dataset) fn patterns<'a>(args: &[&'a [u8]]) -> Vec<(&'a [u8], &'a 
         return Vec::new();
     };
     let all = sort.by.into_iter().chain(sort.gets);
-    all.filter_map(|pattern| Pattern::parse(pattern))
+    all.filter_map(Pattern::parse)
         .map(|pattern| (pattern.before, pattern.behind))
         .collect()
 }
