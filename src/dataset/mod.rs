@@ -42,6 +42,8 @@ use value::Bytes;
 use crate::aof::follow::torn_inside;
 use crate::aof::read::{Reader, Tail, TailKind};
 use crate::aof::set::{Piece, Role, Set, end_of_snapshot};
+use crate::command::keys::for_each_key;
+use crate::command::table::lookup;
 use crate::cursor::At;
 use crate::encoding::string::Scratch;
 use crate::error::{Error, ErrorKind, KEY_SHOWN, KeyName, Result};
@@ -418,7 +420,14 @@ fn unknown(args: &[&[u8]], db: u64, offset: u64, why: String) -> Error {
     let name = args.first().copied().unwrap_or_default();
     let command = name[..name.len().min(64)].escape_ascii().to_string();
     let error = Error::new(ErrorKind::UnknownEffect { command, why }, At::file(offset));
-    match args.get(1) {
+    let mut first = None;
+    if let Some(spec) = lookup(name) {
+        // Where the keys cannot be told, none is named.
+        let _ = for_each_key(spec, args.iter().copied(), |_, key| {
+            first.get_or_insert(key);
+        });
+    }
+    match first {
         Some(key) => error.in_key(|| KeyName {
             db,
             key: key[..key.len().min(KEY_SHOWN + 1)].to_vec(),

@@ -393,7 +393,7 @@ fn relative_expiries_count_from_what_the_log_tells_or_the_caller() {
         let file = dir.path().join("dump.rdb");
         std::fs::write(&file, &made.input.data).expect("a snapshot");
         let held = held_by(&Server::on_snapshot("redis-7.0", &file));
-        let keys = held.dbs.into_iter().flat_map(|(_, keys)| keys);
+        let keys = held.dbs.into_values().flatten();
         keys.filter_map(|(_, record)| record.expires_at_ms)
             .collect::<Vec<i64>>()
     };
