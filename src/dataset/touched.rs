@@ -8,6 +8,7 @@ use foldhash::fast::FixedState;
 use super::apply::{copy_db, database, patterns, sub};
 use super::keyspace::Swaps;
 use super::log::Take;
+use super::value::Bytes;
 use crate::command::keys::for_each_key;
 use crate::command::table::lookup;
 use crate::error::Result;
@@ -20,12 +21,15 @@ pub(super) fn hash(place: u64, name: &[u8]) -> u64 {
     HASHER.hash_one((place, name))
 }
 
+/// A place, and what stands before and behind the star of a pattern.
+type LookedUp = (u64, Bytes, Bytes);
+
 /// The keys that are touched. It follows databases as they are selected and swapped.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     hashes: HashSet<u64, FixedState>,
-    /// Names that a SORT looks up: what stands before and behind its star.
-    patterns: Vec<(u64, Box<[u8]>, Box<[u8]>)>,
+    /// Names that a SORT looks up.
+    patterns: Vec<LookedUp>,
     pub swaps: Swaps,
     db: u64,
     /// All keys of the snapshots so far, where there are several.

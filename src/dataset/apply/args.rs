@@ -3,6 +3,9 @@
 use crate::dataset::{Done, Fail};
 use crate::encoding::listpack::canonical_int;
 
+/// Arguments of a command.
+pub(super) type Args<'s, 'a> = &'s [&'a [u8]];
+
 /// An integer: canonical decimal and nothing else. Errors: a server refuses the command.
 pub(super) fn int(arg: &[u8]) -> Done<i64> {
     canonical_int(arg).ok_or(Fail::Refused)
@@ -22,7 +25,11 @@ pub(super) fn float(arg: &[u8]) -> Done<f64> {
     }
     // Rust knows the same words and digits.
     let number: f64 = text.parse().map_err(|_| Fail::Refused)?;
-    match number.is_nan() {
+    // C refuses what is too large or too small for a double.
+    let mantissa = digits.split(['e', 'E']).next().unwrap_or_default();
+    let overflows = number.is_infinite() && digits.starts_with(|c: char| !c.is_alphabetic());
+    let underflows = number == 0.0 && mantissa.contains(|c: char| matches!(c, '1'..='9'));
+    match number.is_nan() || overflows || underflows {
         true => Err(Fail::Refused),
         false => Ok(number),
     }
@@ -60,7 +67,7 @@ pub(super) fn range(start: i64, stop: i64, len: usize) -> Option<(usize, usize)>
 pub(super) fn counted<'s, 'a>(
     args: &'s [&'a [u8]],
     place: usize,
-) -> Done<(&'s [&'a [u8]], &'s [&'a [u8]])> {
+) -> Done<(Args<'s, 'a>, Args<'s, 'a>)> {
     let n = count(at(args, place)?)?;
     let rest = &args[place + 1..];
     if n == 0 || n > rest.len() {

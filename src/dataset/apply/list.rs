@@ -154,13 +154,13 @@ fn lrem(state: &mut State, args: &[&[u8]]) -> Done {
         0 => u64::MAX,
         n => n.unsigned_abs(),
     };
-    let mut stays = |element: &Box<[u8]>| {
-        let goes = left > 0 && **element == *args[3];
+    let mut stays = |element: &[u8]| {
+        let goes = left > 0 && *element == *args[3];
         left -= u64::from(goes);
         !goes
     };
     if n >= 0 {
-        list.retain(&mut stays);
+        list.retain(|element| stays(element));
     } else {
         let mut kept: List = List::with_capacity(list.len());
         for element in list.drain(..).rev() {

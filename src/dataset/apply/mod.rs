@@ -38,10 +38,46 @@ pub(super) struct State {
     pub time_ms: Option<i64>,
     /// The time that relative expiries count from where the log tells none.
     pub clock_ms: Option<i64>,
-    /// Whether the log's server takes no count of read entries above that of added ones.
-    pub caps_entries_read: bool,
+    /// What differs between servers.
+    pub rules: Rules,
     /// Largest string that is unpacked in memory.
     pub unpack_limit: usize,
+}
+
+/// In what the servers differ that write logs: only what was seen to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// XGROUP takes no more entries for read than were added. Redis 7.0 and Valkey 9.1 do; Redis 8.10 does not, and does
+    /// not load what they let through.
+    pub caps_entries_read: bool,
+    /// XSETID looks at the highest id that was deleted before. Redis 7.0 does not; Redis 8.10 and Valkey 9.1 do.
+    pub keeps_above_deleted: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            caps_entries_read: false,
+            keeps_above_deleted: true,
+        }
+    }
+}
+
+impl Rules {
+    /// Those of the server that wrote a snapshot, as the snapshot names it. Between the releases that were tried, the
+    /// next one is taken that looked at these rules at all.
+    pub fn of(server: &str) -> Rules {
+        let Some(version) = server.strip_prefix("Redis ") else {
+            return Rules::default();
+        };
+        let mut parts = version.split('.');
+        let mut number = || parts.next().and_then(|part| part.parse::<u32>().ok());
+        let version = (number().unwrap_or(0), number().unwrap_or(0));
+        Rules {
+            caps_entries_read: version >= (8, 8),
+            keeps_above_deleted: version >= (7, 2),
+        }
+    }
 }
 
 type Handler = fn(&mut State, &[&[u8]]) -> Done;

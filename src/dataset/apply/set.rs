@@ -2,7 +2,7 @@
 
 use super::args::{at, count};
 use super::{Handler, State};
-use crate::dataset::value::Set;
+use crate::dataset::value::{Bytes, Set};
 use crate::dataset::{Done, Fail};
 
 pub(super) const HANDLERS: &[(&str, Handler)] = &[
@@ -76,11 +76,11 @@ fn store(state: &mut State, args: &[&[u8]], of: Of) -> Done {
     let made: Set = match of {
         Of::Union => sources.iter().flat_map(|set| set.iter()).cloned().collect(),
         Of::Inter => {
-            let in_all = |member: &&Box<[u8]>| rest.iter().all(|set| set.contains(*member));
+            let in_all = |member: &&Bytes| rest.iter().all(|set| set.contains(*member));
             first.iter().filter(in_all).cloned().collect()
         }
         Of::Diff => {
-            let in_none = |member: &&Box<[u8]>| !rest.iter().any(|set| set.contains(*member));
+            let in_none = |member: &&Bytes| !rest.iter().any(|set| set.contains(*member));
             first.iter().filter(in_none).cloned().collect()
         }
     };

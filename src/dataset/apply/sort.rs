@@ -65,7 +65,7 @@ pub(in crate::dataset) fn patterns<'a>(args: &[&'a [u8]]) -> Vec<(&'a [u8], &'a 
         return Vec::new();
     };
     let all = sort.by.into_iter().chain(sort.gets);
-    all.filter_map(|pattern| Pattern::parse(pattern))
+    all.filter_map(Pattern::parse)
         .map(|pattern| (pattern.before, pattern.behind))
         .collect()
 }
@@ -170,6 +170,15 @@ fn sort(state: &mut State, args: &[&[u8]]) -> Done {
     Ok(())
 }
 
+/// A number as SORT reads it: up to a zero byte, blanks before it left out, and nothing is 0.
+fn number(text: &[u8]) -> Done<f64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    match text.is_empty() {
+        true => Ok(0.0),
+        false => super::args::float(text.trim_ascii_start()),
+    }
+}
+
 /// Elements in their order, by bytes, by numbers, or by other keys.
 fn sorted(state: &State, sort: &Sort<'_>, elements: Vec<Arc<[u8]>>) -> Done<Vec<Arc<[u8]>>> {
     let mut weighed = Vec::with_capacity(elements.len());
@@ -182,7 +191,7 @@ fn sorted(state: &State, sort: &Sort<'_>, elements: Vec<Arc<[u8]>>) -> Done<Vec<
             (_, true) => 0.0,
             // What is not there counts as 0.
             (None, false) => 0.0,
-            (Some(text), false) => super::args::float(text)?,
+            (Some(text), false) => number(text)?,
         };
         weighed.push((element, text, number));
     }

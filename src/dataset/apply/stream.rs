@@ -312,9 +312,10 @@ fn xsetid(state: &mut State, args: &[&[u8]]) -> Done {
         }
         i += 2;
     }
+    let keeps = state.rules.keeps_above_deleted;
     let stream = state.keys.write::<Stream>(args[1])?.ok_or(Fail::Refused)?;
     let top = stream.entries.last_key_value().map(|(id, _)| *id);
-    let refused = last < stream.max_deleted
+    let refused = (keeps && last < stream.max_deleted)
         || deleted.is_some_and(|deleted| last < deleted)
         || top.is_some_and(|top| last < top)
         || added.is_some_and(|added| added < stream.entries.len() as u64);
@@ -352,7 +353,7 @@ fn position(state: &State, args: &[&[u8]]) -> Done<(Id, i64)> {
             if read < READ_UNKNOWN {
                 return Err(Fail::Refused);
             }
-            if state.caps_entries_read {
+            if state.rules.caps_entries_read {
                 let added = stream.map_or(0, |stream| stream.entries_added);
                 read = read.min(i64::try_from(added).unwrap_or(i64::MAX));
             }
