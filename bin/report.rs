@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::aof::read::{Event, Reader};
-use redis_migration::aof::set::{Role, Set};
+use redis_migration::aof::set::Role;
 use redis_migration::command::encode::OnError;
-use redis_migration::input::{Kind, OpenOptions, Source, name_of};
+use redis_migration::input::{Input, Kind, Source, name_of};
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::report::table::{Style, render};
 use redis_migration::report::{By, Collection, Options, head, html};
@@ -21,9 +21,10 @@ use redis_migration::sink::Sink;
 use redis_migration::sink::file::{FileSink, OpenError};
 use redis_migration::{Error, ErrorKind, walk};
 
-use crate::args::{FilterArgs, InputArgs, MannersArgs, OutputArgs, SummaryArg};
+use crate::args::{FilterArgs, InputArgs, LogReadingArgs, MannersArgs, OutputArgs, SummaryArg};
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
+use crate::snapshots::{self, Snapshots};
 use crate::summary::{InputSummary, Log, Shown, Summary};
 
 #[derive(Debug, Clone, Args)]
@@ -41,6 +42,8 @@ pub struct ReportArgs {
     #[command(flatten)]
     pub input: InputArgs,
     #[command(flatten)]
+    pub logs: LogReadingArgs,
+    #[command(flatten)]
     pub shape: ShapeArgs,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -52,7 +55,7 @@ pub struct ReportArgs {
 
 const ENDING: &str = "\
 Memory is what a Redis 7.0 with default settings would hold once the file is loaded; the report says how far that was off \
-where it was measured. Commands of a log are not looked at: of an append-only file its snapshot is counted.
+where it was measured. Of append-only files the data set is counted that they leave.
 
 Exit codes: 0 done; 2 usage; 3 a file is damaged, and what stands before that is counted; 5 FILE exists; 74 a local file; \
 75 --lock is held; 130 and 143 signals.";
@@ -68,6 +71,12 @@ pub struct ShapeArgs {
     /// network.
     #[arg(long, value_enum, default_value = "table", value_name = "FORM")]
     pub format: FormatArg,
+    /// Of append-only files, count only the snapshot that they begin with
+    ///
+    /// Otherwise the commands behind it are applied first, as a server does that loads them, and what they leave is
+    /// counted, in memory for the keys that they touch. Some commands cannot be applied without a server, such as scripts.
+    #[arg(long)]
+    pub base_only: bool,
     /// What bars show, and what decides which is larger: bytes in the file, estimated memory, or keys
     #[arg(long, value_enum, default_value = "bytes", value_name = "WHAT")]
     pub by: ByArg,
@@ -269,16 +278,18 @@ impl<'a> Job<'a> {
         progress: &Progress,
     ) -> Result<(), (String, Error)> {
         let args = self.args;
-        let no_mmap = args.input.no_mmap;
-        // Opened before any is read: a name that is mistyped is found at once.
-        let mut sets = Vec::new();
-        for path in &args.input.inputs {
-            let set = Set::open(path, &OpenOptions { no_mmap }, &progress.stop);
-            sets.push(set.map_err(|error| (name_of(path), error))?);
-        }
+        let sets = snapshots::sets(&args.input, progress)?;
         if args.shape.format == FormatArg::Csv {
             let head = head().into_bytes();
             self.write(head).map_err(|error| (String::new(), error))?;
+        }
+        if !args.shape.base_only && sets.iter().any(snapshots::holds_a_log) {
+            let Snapshots { inputs, torn } =
+                snapshots::data_set(&sets, &args.input, &args.logs, progress, self.log)?;
+            self.summary.torn = torn;
+            return inputs
+                .iter()
+                .try_for_each(|input| self.input(collection, input, None, progress));
         }
         for piece in sets.into_iter().flat_map(|set| set.pieces) {
             let source = &piece.source;
@@ -298,41 +309,7 @@ impl<'a> Job<'a> {
             let input = source
                 .snapshot(is_part)
                 .map_err(|error| (name.clone(), error))?;
-            let how = walk::Options {
-                threads: threads(args),
-                checksum: args.input.checksum.map_or(Checksum::Along, Into::into),
-                lenient: false,
-                cut_keys: false,
-            };
-            let sink = &mut self.sink;
-            let bytes_out = &mut self.summary.bytes_out;
-            let mut rows = |rows: Vec<u8>| write(sink, bytes_out, rows);
-            let wants = args.shape.format == FormatArg::Csv;
-            let mut found = collection.read(
-                &input,
-                &how,
-                progress,
-                if wants { Some(&mut rows) } else { None },
-            );
-            let error = found.error.take();
-            if found.info.commands_follow {
-                let from = found.info.end.unwrap_or(0);
-                let commands = commands(source, from, progress).map_err(|e| (name.clone(), e))?;
-                self.passed_over(&name, commands);
-                collection.note_commands(commands);
-                found.info.trailing = 0;
-            }
-            let mut summary = InputSummary::new(name.clone(), input.file_bytes);
-            summary.error = error
-                .as_ref()
-                .map(|error| error.describe(args.manners.hide_keys));
-            summary.report = found;
-            self.summary.inputs.push(summary);
-            match error {
-                None => {}
-                Some(error) if ends(&error) => return Err((name, error)),
-                Some(error) => drop(self.damage.get_or_insert((name, error))),
-            }
+            self.input(collection, &input, Some(source), progress)?;
         }
         if self.summary.inputs.is_empty() {
             let what = "commands, and no snapshot: a report is made of snapshots";
@@ -342,6 +319,51 @@ impl<'a> Job<'a> {
                 .first()
                 .map_or(String::new(), |path| name_of(path));
             return Err((name, Error::plain(ErrorKind::OtherKind(what))));
+        }
+        Ok(())
+    }
+
+    /// Counts what a snapshot holds. `source` is where it stands, and where commands may follow that are passed over.
+    fn input(
+        &mut self,
+        collection: &mut Collection<'_>,
+        input: &Input,
+        source: Option<&Source>,
+        progress: &Progress,
+    ) -> Result<(), (String, Error)> {
+        let args = self.args;
+        let name = input.name.clone();
+        let how = walk::Options {
+            threads: threads(args),
+            checksum: args.input.checksum.map_or(Checksum::Along, Into::into),
+            lenient: false,
+            cut_keys: false,
+        };
+        let sink = &mut self.sink;
+        let bytes_out = &mut self.summary.bytes_out;
+        let mut rows = |rows: Vec<u8>| write(sink, bytes_out, rows);
+        let wants = args.shape.format == FormatArg::Csv;
+        let rows: Option<&mut (dyn FnMut(Vec<u8>) -> _ + Send)> =
+            if wants { Some(&mut rows) } else { None };
+        let mut found = collection.read(input, &how, progress, rows);
+        let error = found.error.take();
+        if let (true, Some(source)) = (found.info.commands_follow, source) {
+            let from = found.info.end.unwrap_or(0);
+            let commands = commands(source, from, progress).map_err(|e| (name.clone(), e))?;
+            self.passed_over(&name, commands);
+            collection.note_commands(commands);
+            found.info.trailing = 0;
+        }
+        let mut summary = InputSummary::new(name.clone(), input.file_bytes);
+        summary.error = error
+            .as_ref()
+            .map(|error| error.describe(args.manners.hide_keys));
+        summary.report = found;
+        self.summary.inputs.push(summary);
+        match error {
+            None => {}
+            Some(error) if ends(&error) => return Err((name, error)),
+            Some(error) => drop(self.damage.get_or_insert((name, error))),
         }
         Ok(())
     }
@@ -399,7 +421,7 @@ impl<'a> Job<'a> {
             }
             exit = self.failure(&name, &error, signal);
             whole = false;
-        } else if exit != Exit::Done && self.args.shape.format == FormatArg::Csv {
+        } else if self.damage.is_some() && self.args.shape.format == FormatArg::Csv {
             // Records that end early are not given the name of a list that is whole.
             if let Some(partial) = self.sink.partial() {
                 let kept = format!("the records are in {}", partial.display());

@@ -26,39 +26,56 @@ pub struct Snapshots {
 }
 
 /// Opens all inputs before any is read: a name that is mistyped is found at once. Errors come with the input's name.
-pub fn open(
-    args: &InputArgs,
-    logs: &LogReadingArgs,
-    progress: &Progress,
-    log: Log,
-) -> Result<Snapshots, (String, Error)> {
+pub fn sets(args: &InputArgs, progress: &Progress) -> Result<Vec<Set>, (String, Error)> {
     let options = OpenOptions {
         no_mmap: args.no_mmap,
     };
     let open = |path: &PathBuf| {
         Set::open(path, &options, &progress.stop).map_err(|error| (name_of(path), error))
     };
-    let sets: Vec<Set> = args.inputs.iter().map(open).collect::<Result<_, _>>()?;
-    if !sets.iter().any(holds_a_log) {
-        let pieces = sets.iter().flat_map(|set| &set.pieces);
-        let inputs = pieces.map(|piece| {
-            let source = &piece.source;
-            source
-                .snapshot(false)
-                .map_err(|error| (source.name.clone(), error))
-        });
-        return Ok(Snapshots {
-            inputs: inputs.collect::<Result<_, _>>()?,
-            torn: false,
-        });
+    args.inputs.iter().map(open).collect()
+}
+
+/// What the inputs hold: each snapshot by itself, or the data set that is left where logs are among them.
+pub fn open(
+    args: &InputArgs,
+    logs: &LogReadingArgs,
+    progress: &Progress,
+    log: Log,
+) -> Result<Snapshots, (String, Error)> {
+    let sets = sets(args, progress)?;
+    if sets.iter().any(holds_a_log) {
+        return data_set(&sets, args, logs, progress, log);
     }
-    let left = dataset::of(&sets, &settings(args, logs), progress)
-        .map_err(|error| (all_names(args), error))?;
+    let pieces = sets.iter().flat_map(|set| &set.pieces);
+    let inputs = pieces.map(|piece| {
+        let source = &piece.source;
+        let input = source.snapshot(false);
+        input.map_err(|error| (source.name.clone(), error))
+    });
+    Ok(Snapshots {
+        inputs: inputs.collect::<Result<_, _>>()?,
+        torn: false,
+    })
+}
+
+/// The data set that the inputs leave, one after the other.
+pub fn data_set(
+    sets: &[Set],
+    args: &InputArgs,
+    logs: &LogReadingArgs,
+    progress: &Progress,
+    log: Log,
+) -> Result<Snapshots, (String, Error)> {
+    let left = dataset::of(sets, &settings(args, logs), progress).map_err(|error| {
+        let names: Vec<String> = args.inputs.iter().map(|path| name_of(path)).collect();
+        (names.join(", "), error)
+    })?;
     Ok(tell(left, log))
 }
 
 /// Whether commands are among what the set holds.
-fn holds_a_log(set: &Set) -> bool {
+pub fn holds_a_log(set: &Set) -> bool {
     set.pieces.iter().any(|piece| match piece.source.kind {
         Kind::Snapshot => piece.role != Role::Alone || piece.preface().is_preamble,
         Kind::Log | Kind::Empty => true,
@@ -120,9 +137,4 @@ fn tell(left: Dataset, log: Log) -> Snapshots {
         inputs: vec![input],
         torn: torn.is_some(),
     }
-}
-
-fn all_names(args: &InputArgs) -> String {
-    let names: Vec<String> = args.inputs.iter().map(|path| name_of(path)).collect();
-    names.join(", ")
 }

@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::command::target::{Dialect, Version};
 use redis_migration::error::show_key;
-use redis_migration::input::{Input, Kind, OpenOptions, Source, name_of};
+use redis_migration::input::Input;
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::preflight::{self, Destination, Wish};
@@ -20,10 +20,12 @@ use redis_migration::{Error, ErrorKind, walk};
 use serde_json::{Value, json};
 
 use crate::args::{
-    DialectArg, FilterArgs, InputArgs, MannersArgs, ServerArgs, SummaryArg, TransformArgs,
+    DialectArg, FilterArgs, InputArgs, LogReadingArgs, MannersArgs, ServerArgs, SummaryArg,
+    TransformArgs,
 };
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
+use crate::snapshots::{self, Snapshots};
 use crate::summary::{Log, metrics, replace};
 use crate::target;
 use crate::values::{ByteRate, Bytes, KeyRate, Millis};
@@ -44,6 +46,8 @@ const PROXY_WINDOW: usize = 1024;
 pub struct VerifyArgs {
     #[command(flatten)]
     pub input: InputArgs,
+    #[command(flatten)]
+    pub logs: LogReadingArgs,
     #[command(flatten)]
     pub server: ServerArgs,
     #[command(flatten)]
@@ -137,11 +141,17 @@ pub struct ComparingArgs {
     /// full: type, value and expiry of every key. sample: the same of --sample keys, chosen evenly at random. digest: of
     /// every key, but of values only SHA-1 sums, which a script makes at the destination: less goes over the network, and
     /// the server has more to do. Where they differ, and for streams, modules, small and large values, as full.
-    #[arg(long, value_enum, value_name = "HOW", default_value = "full")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "full",
+        default_value_if("sample", clap::builder::ArgPredicate::IsPresent, "sample")
+    )]
     pub mode: ModeArg,
-    /// How many keys --mode sample compares
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    pub sample: u64,
+    /// How many keys --mode sample compares; default: 10000. Alone it stands for the mode too
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub sample: Option<u64>,
     /// Another number chooses other keys for the sample
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -258,6 +268,8 @@ struct Report {
     uncertainty: Option<String>,
     /// Whether it ended because enough keys differ.
     has_enough: bool,
+    /// Whether a log ends within something, which was left out.
+    torn: bool,
 }
 
 impl Report {
@@ -293,7 +305,9 @@ impl Run<'_> {
         let nameless = |error| (String::new(), error);
         report.destination = endpoint.address.to_string();
         report.kinds = vec![0; verify::Kind::ALL.len()];
-        let inputs = open(&self.args.input, self.progress)?;
+        let Snapshots { inputs, torn } =
+            snapshots::open(&self.args.input, &self.args.logs, self.progress, self.log)?;
+        report.torn = torn;
         let destination = self.look(endpoint).map_err(nameless)?;
         let walk_options = self.walk_options();
         let options = self.options(endpoint, destination);
@@ -407,7 +421,7 @@ impl Run<'_> {
                 ModeArg::Full => Mode::Full,
                 ModeArg::Digest => Mode::Digest,
                 ModeArg::Sample => Mode::Sample {
-                    keys: comparing.sample,
+                    keys: comparing.sample.unwrap_or(10_000),
                     seed: comparing.seed,
                 },
             },
@@ -438,7 +452,7 @@ impl Run<'_> {
         let manners = &self.args.manners;
         let counts = report.counts();
         let mut exit = match counts.different + report.extra() {
-            0 => Exit::Done,
+            0 if !report.torn => Exit::Done,
             _ => Exit::Rejected,
         };
         if let Some((name, error)) = &failed {
@@ -594,22 +608,6 @@ impl Run<'_> {
             n(rate)
         ));
     }
-}
-
-/// Opens the inputs: the one place where what is compared comes from.
-fn open(args: &InputArgs, progress: &Progress) -> Result<Vec<Input>, Failed> {
-    let options = OpenOptions {
-        no_mmap: args.no_mmap,
-    };
-    let one = |path: &PathBuf| {
-        let source = Source::open(path, &options, &progress.stop)?;
-        match source.kind {
-            Kind::Snapshot => source.snapshot(false),
-            _ => Err(Error::unfit("it is no snapshot, which is what is compared")),
-        }
-    };
-    let named = |path: &PathBuf| one(path).map_err(|error| (name_of(path), error));
-    args.inputs.iter().map(named).collect()
 }
 
 /// The list of differences: stdout, or a file that has its name when it is whole.
