@@ -1,7 +1,7 @@
 //! Finds where a damaged snapshot can be read again.
 //!
 //! Nothing in the format says where a record begins. What does is that records follow each other: bytes of a value, or
-//! of anything else, decode as one record now and then, and practically never as [`CHAIN`] of them in a row, each with
+//! of anything else, decode as one record now and then, and practically never as eight of them in a row, each with
 //! a name of its own and a value that is clean to its last byte.
 
 use crate::cursor::Cursor;
