@@ -171,7 +171,7 @@ fn work<'a>(args: &'a CheckArgs, progress: &'a Progress, log: Log) -> Finish<'a>
             break;
         }
     }
-    Box::new(move |signal| ending(args, &outcomes, progress, signal, started, log))
+    Box::new(move |signal| ending(args, &outcomes, signal, started, log))
 }
 
 fn one(args: &CheckArgs, path: &Path, name: String, progress: &Progress) -> Outcome {
@@ -226,7 +226,6 @@ fn show(args: &CheckArgs, outcome: &Outcome) -> std::io::Result<()> {
 fn ending(
     args: &CheckArgs,
     outcomes: &[Outcome],
-    progress: &Progress,
     signal: Option<i32>,
     started: Instant,
     log: Log,
@@ -352,7 +351,6 @@ fn ending(
         log.failure(&text);
         exit = worse(exit, Exit::LocalFile);
     }
-    let _ = progress;
     exit
 }
 

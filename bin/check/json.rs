@@ -187,6 +187,7 @@ fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
             "keys": salvaged.keys,
             "keys_known_to_be_lost": salvaged.lost,
             "bytes_lost": salvaged.bytes_lost,
+            "doubled_keys_left_out": salvaged.doubled,
             "has_end": salvaged.has_end,
             "holes": salvaged.holes.iter().map(|hole| json!({
                 "from": hole.from,
@@ -209,6 +210,7 @@ fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
                     Why::Before => "before a hole",
                     Why::Behind => "behind a hole",
                     Why::Zeros => "zeros",
+                    Why::Doubled => "left out, doubled",
                 },
             })).collect::<Vec<_>>(),
             "more_doubtful": salvaged.more_doubts,

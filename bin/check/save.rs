@@ -185,13 +185,10 @@ fn save_log(
             }
         }
         _ => {
+            // A directory of somebody else's would go with all that is in it, so none is replaced.
             if out.exists() {
-                if !args.save.force {
-                    return Err(OpenError::Exists(out.to_owned()).into());
-                }
-                // A directory of somebody else's would go with all that is in it.
                 return Err(policy(format!(
-                    "{} exists: a directory is not replaced, also with --force; remove it, or name another one",
+                    "{} exists already, and a directory is not replaced: remove it, or name another one",
                     out.display()
                 )));
             }

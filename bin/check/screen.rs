@@ -410,14 +410,26 @@ fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_key
             &format!("and {more} more; --most N lists more of them"),
         );
     }
+    if salvaged.doubled > 0 {
+        let keys = plural(salvaged.doubled, "key");
+        line(out, "", &format!("{keys} left out that stood there twice"));
+    }
     // Where the checksum matches, what decodes is what was written.
     if is_vouched {
         return;
     }
+    line(
+        out,
+        "",
+        "what decodes is kept: bytes that were altered within a text show nowhere",
+    );
     for doubt in &salvaged.doubts {
         let why = match doubt.why {
             Why::Before => "the last one before a hole: its value may go on there",
             Why::Behind => "the first one behind a hole: an expiry of it may have been there",
+            Why::Doubled => {
+                "left out: one of its name stands before it; a SELECTDB may have been in a hole between them"
+            }
             Why::Zeros => "holds many zero bytes in a row, as lost blocks leave them",
         };
         let key = named(&doubt.key, hide_keys);

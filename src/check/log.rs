@@ -22,6 +22,8 @@ pub struct Log {
     pub commands: u64,
     /// Transactions.
     pub transactions: u64,
+    /// Whether it has `#TS` lines at all, also behind the place up to which it was read.
+    pub is_timed: bool,
     /// The first and the last time that it tells, in Unix milliseconds.
     pub times_ms: Option<(i64, i64)>,
     /// How it ends.
@@ -55,6 +57,7 @@ pub fn check(reader: &mut Reader, progress: &Progress) -> Result<Log> {
         ok_up_to_line: 1,
         commands: 0,
         transactions: 0,
+        is_timed: false,
         times_ms: None,
         ending: Ending::Clean,
     };
@@ -119,6 +122,7 @@ pub fn check(reader: &mut Reader, progress: &Progress) -> Result<Log> {
         log.ok_up_to = now;
     }
     log.ok_up_to = reader.offset();
+    log.is_timed = reader.timed;
     Ok(log)
 }
 

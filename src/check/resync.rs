@@ -1,7 +1,7 @@
 //! Finds where a damaged snapshot can be read again.
 //!
 //! Nothing in the format says where a record begins. What does is that records follow each other: bytes of a value, or
-//! of anything else, decode as one record now and then, and practically never as [`CHAIN`] of them in a row, each with
+//! of anything else, decode as one record now and then, and practically never as eight of them in a row, each with
 //! a name of its own and a value that is clean to its last byte.
 
 use crate::cursor::Cursor;
@@ -18,7 +18,7 @@ use super::snapshot::Values;
 const CHAIN: usize = 8;
 
 /// Values among these that are broken inside, with lengths that lead on: damage seldom comes alone.
-const CHAIN_BROKEN: usize = 8;
+const CHAIN_BROKEN: usize = 64;
 
 /// Databases of a higher number no server has been seen with.
 const DB_PLAUSIBLE: u64 = 1 << 16;
@@ -43,6 +43,8 @@ enum Start {
 struct Chain {
     /// Whether they are enough to be believed.
     leads_on: bool,
+    /// Whether a key behind the first one has an idle time or a frequency.
+    has_eviction: bool,
     /// Positions behind the first clean keys, and what all of them up to there weigh ([`Clean::weight`]).
     ends: Vec<(usize, i32)>,
 }
@@ -104,6 +106,10 @@ pub struct Clean {
     pub is_unnamed: bool,
     /// Whether something stands before its type that belongs to it.
     pub has_attributes: bool,
+    /// Whether an idle time or a frequency stands there.
+    pub has_eviction: bool,
+    /// Whether its name is plain text.
+    pub is_text: bool,
     /// A hash of its name.
     pub name: u64,
     /// How unlikely it is that other bytes look like it: a power of two.
@@ -130,6 +136,10 @@ pub struct Walker<'a> {
     name: Scratch,
     /// Names that are longer are not believed where the beginning of a record is searched for.
     name_plausible: usize,
+    /// Whether a key with an idle time or a frequency was seen: then others have them too.
+    sees_eviction: bool,
+    /// Whether a key was seen whose name is no text.
+    sees_binary: bool,
     /// Bytes that were looked at one by one, roughly.
     work: usize,
     /// The file's hash templates, as far as they were met.
@@ -145,6 +155,8 @@ impl<'a> Walker<'a> {
             values: Values::new(format),
             name: Scratch::new(1 << 20),
             name_plausible: NAME_PLAUSIBLE,
+            sees_eviction: false,
+            sees_binary: false,
             work: 0,
             templates: Templates::default(),
         }
@@ -154,6 +166,8 @@ impl<'a> Walker<'a> {
     pub fn see(&mut self, key: &Clean) {
         let name = 2 * (key.name_end - key.start);
         self.name_plausible = self.name_plausible.max(name);
+        self.sees_eviction |= key.has_eviction;
+        self.sees_binary |= !key.is_text;
     }
 
     /// What stands at `pos`, whose values are walked to their last byte. Nothing behind `limit` is looked at. Errors:
@@ -208,15 +222,34 @@ impl<'a> Walker<'a> {
                         let name = key.key.load(&mut self.name)?;
                         let name = name.as_bytes(&mut digits);
                         let packed = self.data.get(value.pos()) == Some(&0xc3);
-                        Ok((crc64(name), weight(&key, name, packed)))
+                        let is_stray = match has_eviction(&key) {
+                            true => !self.sees_eviction,
+                            // Hints of Redis Enterprise, which no other server writes.
+                            false => {
+                                self.data[key.start] != key.ty.byte()
+                                    && key.attributes.expire_at_ms.is_none()
+                                    && key.attributes.meta.is_none()
+                            }
+                        };
+                        let stray = if is_stray { STRAY } else { 0 };
+                        let is_text = is_text(name);
+                        let name_weight = match is_text {
+                            true => name.len().min(16) as i32,
+                            false if self.sees_binary => 0,
+                            false => -BINARY,
+                        };
+                        let weight = weight(&key, packed) + name_weight - stray;
+                        Ok((crc64(name), is_text, weight))
                     });
                 match checked {
-                    Ok((name, weight)) => Ok(Step::Key(Clean {
+                    Ok((name, is_text, weight)) => Ok(Step::Key(Clean {
+                        is_text,
                         start: key.start,
                         name_end: value.pos(),
                         end,
                         ty: key.ty,
                         is_unnamed: key.key.is_empty(),
+                        has_eviction: has_eviction(&key),
                         has_attributes: self.data[key.start] != key.ty.byte(),
                         name,
                         weight,
@@ -278,6 +311,7 @@ impl<'a> Walker<'a> {
     ) -> Result<Chain> {
         let mut chain = Chain {
             leads_on: false,
+            has_eviction: false,
             ends: Vec::new(),
         };
         let (mut at, mut clean, mut broken, mut others) = (pos, 0, 0, 0);
@@ -288,7 +322,8 @@ impl<'a> Walker<'a> {
                 return Ok(chain);
             }
             let is_beyond = pass.is_none_or(|pass| at > pass);
-            if clean >= CHAIN && is_beyond && at >= until {
+            let is_likely = start == Start::Known || weight > 0;
+            if clean >= CHAIN && is_beyond && is_likely && at >= until {
                 chain.leads_on = true;
                 return Ok(chain);
             }
@@ -297,7 +332,7 @@ impl<'a> Walker<'a> {
                     let is_first = clean == 0 && start == Start::Unknown;
                     // Bytes that repeat decode as one record again and again.
                     if names.contains(&key.name)
-                        || (key.is_unnamed && is_first)
+                        || (is_first && self.is_zeros(&key))
                         || key.name_end - key.start > self.name_plausible
                     {
                         return Ok(chain);
@@ -306,6 +341,7 @@ impl<'a> Walker<'a> {
                         names.push(key.name);
                     }
                     weight += key.weight;
+                    chain.has_eviction |= clean > 0 && key.has_eviction;
                     chain.ends.push((key.end, weight));
                     clean += 1;
                     at = key.end;
@@ -323,7 +359,7 @@ impl<'a> Walker<'a> {
                     at = end;
                 }
                 Step::Eof { end } => {
-                    chain.leads_on = self.is_end(end) && is_beyond;
+                    chain.leads_on = self.is_end(end) && is_beyond && (is_likely || clean == 0);
                     return Ok(chain);
                 }
                 Step::Broken(found) => match (found.value_end, found.key) {
@@ -363,7 +399,7 @@ impl<'a> Walker<'a> {
         const AHEAD_LEAST: usize = 4 << 10;
         let before = self.work;
         for pos in from..to {
-            if (pos - from) % (1 << 16) == 0 {
+            if (pos - from).is_multiple_of(1 << 16) {
                 progress(1 << 16)?;
             }
             if !self.may_begin(pos) {
@@ -376,6 +412,12 @@ impl<'a> Walker<'a> {
             // Where the whole of the file fits, its end is its end.
             let chain = self.follow(pos, pass, 0, limit, Start::Unknown)?;
             if chain.leads_on {
+                // Where those behind it have an idle time, its own is none that came about by chance.
+                if chain.has_eviction {
+                    self.sees_eviction = true;
+                    let chain = self.follow(pos, pass, 0, limit, Start::Unknown)?;
+                    return self.finer(pos, chain, limit).map(Some);
+                }
                 return self.finer(pos, chain, limit).map(Some);
             }
         }
@@ -383,14 +425,15 @@ impl<'a> Walker<'a> {
     }
 
     /// Bytes before the true beginning of a record may look like a record that ends where one of the next ones does, and
-    /// swallow what is between. Where others that weigh more lead to the same place, those are the true ones.
+    /// swallow what is between. Where others that weigh more than all from `pos` on lead to the same place, those are the
+    /// true ones.
     fn finer(&mut self, pos: usize, chain: Chain, limit: usize) -> Result<usize> {
         /// What looks like a record among other bytes is seldom this large, and large values cost time.
         const LARGE: usize = 1 << 20;
         let (mut pos, mut ends) = (pos, chain.ends);
         'again: loop {
-            let (mut begin, mut before) = (pos, 0);
-            for (end, weight) in ends.clone() {
+            let mut begin = pos;
+            for (end, _) in ends.clone() {
                 for inner in begin + 1..end.min(begin + LARGE) {
                     if !self.may_begin(inner) {
                         continue;
@@ -399,17 +442,25 @@ impl<'a> Walker<'a> {
                     // Where both have met, and what either weighs up to there.
                     let met = other.ends.iter().find_map(|(end, theirs)| {
                         let (_, ours) = ends.iter().find(|(known, _)| known == end)?;
-                        Some((*theirs, ours - before))
+                        Some((*theirs, *ours))
                     });
                     if other.leads_on && met.is_some_and(|(theirs, ours)| theirs > ours) {
                         (pos, ends) = (inner, other.ends);
                         continue 'again;
                     }
                 }
-                (begin, before) = (end, weight);
+                begin = end;
             }
             return Ok(pos);
         }
+    }
+
+    /// Whether a key without a name is more likely to be bytes of a run of zeros, and what comes behind that.
+    pub fn is_zeros(&self, key: &Clean) -> bool {
+        let behind = self.data.get(key.start + 2);
+        key.is_unnamed
+            && self.data[key.start] == 0
+            && (self.data[key.start - 1] == 0 || behind == Some(&0))
     }
 
     /// Whether a record may begin at `pos`, by its first bytes; what is left is looked at closely.
@@ -428,7 +479,10 @@ impl<'a> Walker<'a> {
             [opcode::IDLE | opcode::KEY_META, ..] => true,
             [ty, name, ..] => match TypeByte::from_byte(ty, self.format.valkey) {
                 // A name in plain lengths, an integer, or a packed one.
-                Some(_) => matches!(name, 1..=0x80 | 0xc0..=0xc3),
+                // Within a run of zeros there is nothing.
+                Some(_) => {
+                    matches!(name, 1..=0x80 | 0xc0..=0xc3) || (name == 0 && self.data[pos - 1] != 0)
+                }
                 None => false,
             },
             [_] | [] => false,
@@ -441,9 +495,24 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// An idle time or a frequency takes two bytes: where no other key has one it is more likely to be the end of what
+/// stands before.
+const STRAY: i32 = 6;
+
+/// Names are text but for those of a few programs, and then many are not.
+const BINARY: i32 = 12;
+
+fn is_text(name: &[u8]) -> bool {
+    name.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+fn has_eviction(key: &Key<'_>) -> bool {
+    key.attributes.idle_secs.is_some() || key.attributes.freq.is_some()
+}
+
 /// How unlikely it is that other bytes look like this record: a power of two, roughly. A packed value says its own size
-/// and where it ends; an expiry lies in the lifetime of servers; most names are text.
-fn weight(key: &Key<'_>, name: &[u8], packed: bool) -> i32 {
+/// and where it ends; an expiry lies in the lifetime of servers.
+fn weight(key: &Key<'_>, packed: bool) -> i32 {
     const FROM_MS: i64 = 946_684_800_000; // 2000
     const TO_MS: i64 = 7_258_118_400_000; // 2200
     let value = match key.ty {
@@ -452,18 +521,12 @@ fn weight(key: &Key<'_>, name: &[u8], packed: bool) -> i32 {
         ty if ends_itself(ty) => 40,
         _ => 8,
     };
-    let is_text = name.iter().all(|byte| matches!(byte, b' '..=b'~'));
-    let name = if is_text {
-        name.len().min(16) as i32
-    } else {
-        0
-    };
     let expiry = match key.attributes.expire_at_ms {
         Some(FROM_MS..TO_MS) => 20,
         Some(_) => -20,
         None => 0,
     };
-    value + name + expiry
+    value + expiry
 }
 
 /// Whether the bytes of such a value say themselves where it ends, so that another end would have shown.

@@ -4,9 +4,12 @@
 //! next one is searched for ([`resync`](super::resync)). What was lost is listed, and what is kept and may not be what
 //! it was is listed too.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::hash::BuildHasher;
 use std::io::Write;
 use std::sync::atomic::Ordering;
+
+use foldhash::fast::RandomState;
 
 use super::resync::{Broken, Clean, Step, Walker, ends_itself};
 use crate::cursor::{At, Cursor};
@@ -34,6 +37,8 @@ pub struct Salvaged {
     pub doubts: Vec<Doubt>,
     /// Such keys beside these.
     pub more_doubts: u64,
+    /// Keys that were left out because one of their name was there already.
+    pub doubled: u64,
     /// Whether the file's end was found.
     pub has_end: bool,
 }
@@ -92,6 +97,9 @@ pub enum Why {
     Behind,
     /// Its value has a run of zero bytes, as lost blocks of a disk leave them.
     Zeros,
+    /// A key of this name stands in this database before it, and that one was kept. A SELECTDB may have been in a hole
+    /// between them. Servers do not load a file with both.
+    Doubled,
 }
 
 /// So many zero bytes in a row are conspicuous.
@@ -100,6 +108,9 @@ const ZEROS: usize = 512;
 const RUN: usize = 64;
 /// Values may well end with so many bytes that are like those of a hole behind them.
 const LIKE: usize = 8;
+/// So many names are remembered, so that none stands twice in the new file: some 150 MB. In a file of more keys those
+/// behind are held against these only.
+const NAMES: usize = 8 << 20;
 /// Records that are kept back until what follows them is known to be good.
 const BACK: usize = 8;
 
@@ -134,6 +145,7 @@ pub fn salvage<W: Write>(
         gap: None,
         is_behind: false,
         has_keys: false,
+        names: HashSet::default(),
         saved: Salvaged::default(),
     };
     saving.all(c.pos())?;
@@ -173,6 +185,8 @@ struct Saving<'a, W: Write> {
     /// Whether the next record is the first one behind a hole.
     is_behind: bool,
     has_keys: bool,
+    /// Hashes of the names that were written, with their databases.
+    names: HashSet<u64, RandomState>,
     saved: Salvaged,
 }
 
@@ -273,10 +287,8 @@ impl<W: Write> Saving<'_, W> {
         if self.last_key == Some((self.db, key.name)) {
             return Ok(Some(Error::new(ErrorKind::Duplicate("a key"), at)));
         }
-        if key.is_unnamed {
-            if !self.walker.leads_on(key.end)? {
-                return Ok(Some(Error::new(ErrorKind::Unnamed, at)));
-            }
+        if self.walker.is_zeros(key) && !self.walker.leads_on(key.end)? {
+            return Ok(Some(Error::new(ErrorKind::Unnamed, at)));
         }
         Ok(None)
     }
@@ -312,6 +324,18 @@ impl<W: Write> Saving<'_, W> {
     fn write(&mut self, kept: Kept) -> Result<()> {
         let failed = |e| Error::io("what was saved cannot be written", e);
         let bytes = &self.data[kept.start..kept.end];
+        if let Some(key) = kept.key {
+            let name = self.names.hasher().hash_one((kept.db, key.name));
+            let is_new = match self.names.len() < NAMES {
+                true => self.names.insert(name),
+                false => !self.names.contains(&name),
+            };
+            if !is_new {
+                self.saved.doubled += 1;
+                self.doubt(kept.start, kept.db, Why::Doubled);
+                return Ok(());
+            }
+        }
         if kept.db != self.selected && bytes[0] != opcode::SELECTDB {
             // Its SELECTDB was dropped with what stood around it.
             let mut select = vec![opcode::SELECTDB];

@@ -102,8 +102,8 @@ pub fn check(
             break;
         }
     }
-    let times = files.iter().filter_map(|file| file.log.as_ref()?.times_ms);
-    if matches!(until, Some(Until::TimeMs(_))) && times.count() == 0 {
+    let mut logs = files.iter().filter_map(|file| file.log.as_ref());
+    if matches!(until, Some(Until::TimeMs(_))) && !logs.any(|log| log.is_timed) {
         return Err(Error::plain(ErrorKind::NoTimes));
     }
     Ok(Checked {

@@ -26,7 +26,7 @@ pub struct Snapshot {
     /// What the file says of itself, and what its databases hold, as far as its lengths could be followed.
     pub info: FileInfo,
     /// AUX fields that stand before the first key, without the bodies of scripts.
-    pub aux: Vec<(Vec<u8>, Vec<u8>)>,
+    pub aux: Vec<Aux>,
     /// Bodies of scripts among them.
     pub scripts: u64,
     /// Its checksum.
@@ -40,6 +40,9 @@ pub struct Snapshot {
     /// Bytes of the file, unpacked; commands may follow the snapshot.
     pub bytes: u64,
 }
+
+/// Name and value of an AUX field.
+pub type Aux = (Vec<u8>, Vec<u8>);
 
 /// What the checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +69,7 @@ pub enum Checksum {
 impl Snapshot {
     /// Whether nothing is broken.
     pub fn is_whole(&self) -> bool {
-        self.faults.is_empty()
+        self.faults.is_empty() && self.more_faults == 0
     }
 }
 
@@ -176,7 +179,7 @@ fn broken(error: Error) -> Result<Fault> {
 
 /// The AUX fields that stand before the first key, and the number of scripts among them. What is broken is left to the
 /// scan.
-fn aux_of(data: &[u8]) -> (Vec<(Vec<u8>, Vec<u8>)>, u64) {
+fn aux_of(data: &[u8]) -> (Vec<Aux>, u64) {
     /// No server writes more; a list of them is for people.
     const MOST: usize = 64;
     let (mut aux, mut scripts) = (Vec::new(), 0);

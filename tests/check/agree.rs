@@ -166,8 +166,7 @@ struct Altered {
 
 /// Alters snapshots, from a seed that is always the same: bytes, runs of zeros, and cuts.
 fn altered(files: &[PathBuf], count: usize) -> Vec<Altered> {
-    let seed = std::env::var("SEED").map_or(11, |s| s.parse().unwrap());
-    let mut random = random(seed);
+    let mut random = random(11);
     let wholes: Vec<(PathBuf, Vec<u8>, bool)> = files
         .iter()
         .map(|path| {
@@ -319,10 +318,7 @@ fn every_snapshot_that_a_server_calls_good_is_whole_with_as_many_keys() {
 #[test]
 fn redis_check_rdb_says_the_same_of_a_thousand_altered_snapshots() {
     let [oldest, ..] = CHECKERS;
-    let items = altered(
-        &oldest.snapshots(),
-        std::env::var("COUNT").map_or(1000, |s| s.parse().unwrap()),
-    );
+    let items = altered(&oldest.snapshots(), 1000);
     for_each(&items, |_, item, file| agrees(&oldest, item, file));
 }
 
@@ -349,7 +345,10 @@ fn logs() -> Vec<PathBuf> {
 /// Why a log is damaged to us that redis-check-aof takes, by section of AOF.
 fn stricter_log(what: &str) -> Option<&'static str> {
     // Servers end with a format error where a command has no arguments.
-    (what.contains("a command of ")).then_some("7")
+    // "*" without a number is read as none there.
+    let has_none = what.contains("a command of ");
+    (has_none || what.starts_with("a number was expected, and here stands byte 0x0d"))
+        .then_some("7")
 }
 
 /// Holds what is said of a log against redis-check-aof.
@@ -372,6 +371,16 @@ fn agrees_on_log(what: &str, file: &Path) -> Result<(), String> {
         _ => String::new(),
     };
     if stricter_log(&broken).is_some() {
+        return Ok(());
+    }
+    // What begins with neither * nor # is no log to us, and one that is good up to byte 0 to them.
+    if found.error.is_some() && !good {
+        return Ok(());
+    }
+    // A `#` line without its end is a good one to them (AOF 5): ours says that the log ends within it.
+    let bytes = std::fs::read(file).expect("an altered file");
+    let last = bytes.split(|byte| *byte == b'\n').next_back();
+    if good && verdict == Verdict::Torn && last.is_some_and(|line| line.starts_with(b"#")) {
         return Ok(());
     }
     if good != (verdict == Verdict::Whole) {
@@ -457,10 +466,7 @@ fn altered_logs(files: &[PathBuf], count: usize) -> Vec<(String, Vec<u8>)> {
 fn the_newest_programs_say_the_same_of_altered_snapshots() {
     for checker in &CHECKERS[1..] {
         if available(checker.server) {
-            let items = altered(
-                &checker.snapshots(),
-                std::env::var("COUNT").map_or(200, |s| s.parse().unwrap()),
-            );
+            let items = altered(&checker.snapshots(), 200);
             for_each(&items, |_, item, file| agrees(checker, item, file));
         }
     }
