@@ -164,7 +164,12 @@ impl Open {
                     .map(|at| at.of::<i64>("a field's expiry"))
                     .transpose()?;
                 if let Some(at) = at {
-                    if !(1..=MOST_EXPIRY_MS).contains(&at) {
+                    let most = if version >= 80 {
+                        i64::MAX
+                    } else {
+                        MOST_EXPIRY_MS
+                    };
+                    if !(1..=most).contains(&at) {
                         return Err(Wrong::What(format!(
                             "a field's expiry of {at} is none that servers store"
                         )));
