@@ -190,6 +190,42 @@ fn what_servers_hold_comes_back_by_way_of_lines() {
     }
 }
 
+/// A server takes doubles in arrays that it would not have stored as such, and spoils them.
+#[test]
+fn arrays_keep_their_numbers() {
+    if !available("redis-8.10") {
+        return;
+    }
+    let server = Server::start("redis-8.10");
+    let mut client = server.client();
+    let texts = [
+        "0.1",
+        "3.25",
+        "-0.0",
+        "0.30000000000000004",
+        "123456789.125",
+        "9223372036854775807",
+        "-9007199254740993",
+        "007",
+        "1e21",
+        "inf",
+        "-3.0",
+        "5",
+    ];
+    for (n, text) in texts.iter().enumerate() {
+        client.call(&[b"ARSET", b"a", n.to_string().as_bytes(), text.as_bytes()]);
+    }
+    let want = held_by(&server);
+    assert_eq!(want.len(), 1);
+    let (_dir, path) = lines_file(&lines_of(&server.save()));
+    for mode in ["restore", "commands"] {
+        server.flush();
+        replayed_at(server.port, &["--mode", mode, text(&path)]);
+        let differs = diff(&want, &held_by(&server));
+        assert!(differs.is_empty(), "{mode}: {differs:#?}");
+    }
+}
+
 #[test]
 fn logs_come_back_with_their_transactions_times_and_databases() {
     for (log, args) in [

@@ -29,11 +29,12 @@ impl Encoder<'_> {
             out,
         );
         let mut boundary = Boundary::default();
+        let mut last = None;
         for_each_entry(
             c,
             nodes,
             &mut self.room.one,
-            &mut None,
+            &mut last,
             &mut boundary,
             |entry| {
                 let mut largest = 0;
@@ -64,9 +65,14 @@ impl Encoder<'_> {
             },
         )?;
         lines.go_on(out)?;
+        let start = *c;
         let tail = Tail::parse(c, ty)?;
+        if last.is_some_and(|last| last > tail.last) {
+            return Err(start.error(ErrorKind::BadStream("has a last id below its last entry")));
+        }
+        // Servers before 8.8 take a length that is wrong; what counts is what is there.
         out.raw(b"],\"length\":");
-        uint(out, tail.length);
+        uint(out, lines.total);
         out.raw(b",\"last_id\":");
         id(out, tail.last);
         // What older types do not know is left out.
@@ -79,8 +85,9 @@ impl Encoder<'_> {
         out.raw(b",\"groups\":[");
         lines.in_line = 0;
         let groups = lines.nest(b",\"value\":{\"groups\":[", b"]}");
+        let mut names = Names::default();
         tail.groups
-            .for_each(|group| self.group_lines(&mut lines, ty, &group, out))?;
+            .for_each(|group| self.group_lines(&mut lines, ty, &group, &mut names, out))?;
         lines.leave(groups);
         if let Some(idmp) = tail.idmp {
             self.idmp_lines(&mut lines, idmp, out)?;
@@ -93,11 +100,15 @@ impl Encoder<'_> {
         lines: &mut Lines<'_, '_>,
         ty: TypeByte,
         group: &Group<'_>,
+        names: &mut Names,
         out: &mut Out<'_>,
     ) -> Result<()> {
         let broken = |what| Error::new(ErrorKind::BadStream(what), group.start.at());
         let mut own = b"{\"name\":".to_vec();
         element(&mut own, group.name.load(&mut self.room.one)?)?;
+        if !names.is_next(&own) {
+            return Err(broken("has two groups of one name"));
+        }
         lines.next(out)?;
         out.raw(&own);
         out.raw(b",\"last_delivered_id\":");
@@ -108,14 +119,14 @@ impl Encoder<'_> {
         }
         out.raw(b",\"consumers\":[");
         let index = PendingIndex::new(group.pending)?;
-        let mut owned = 0;
+        let mut owned = Owned::new(group.pending.count);
+        let mut names = Names::default();
         let outside = lines.opening.clone();
         let inner = |list: &[u8]| [&outside[..], &own, list].concat();
         let nested = lines.nest(&inner(b",\"consumers\":["), b"]}]}");
         group.consumers.for_each(|consumer| {
-            owned += consumer.ids.len() as u64;
-            self.consumer_lines(lines, ty, &consumer, &index, out)?
-                .ok_or_else(|| broken("consumer owns an entry that is not pending in its group"))
+            self.consumer_lines(lines, ty, &consumer, (&index, &mut owned, &mut names), out)?
+                .map_err(broken)
         })?;
         out.raw(b"]");
         if !group.nacked.is_empty() {
@@ -123,14 +134,14 @@ impl Encoder<'_> {
             lines.nest(&inner(b",\"released\":["), b"]}]}");
             for released in group.nacked.iter() {
                 let found = index.find(released)?;
-                let (_, delivery) =
+                let (n, delivery) =
                     found.ok_or_else(|| broken("has a released entry that is not pending"))?;
-                owned += 1;
+                owned.take(n).map_err(broken)?;
                 pending(lines, &delivery, out)?;
             }
             out.raw(b"]");
         }
-        if owned != group.pending.count {
+        if owned.count != group.pending.count {
             return Err(broken("has a pending entry without an owner"));
         }
         out.raw(b"}");
@@ -138,17 +149,20 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// `None` where it owns what is not pending.
+    /// `Err` inside where it owns what it cannot.
     fn consumer_lines(
         &mut self,
         lines: &mut Lines<'_, '_>,
         ty: TypeByte,
         consumer: &Consumer<'_>,
-        index: &PendingIndex<'_>,
+        (index, taken, names): (&PendingIndex<'_>, &mut Owned, &mut Names),
         out: &mut Out<'_>,
-    ) -> Result<Option<()>> {
+    ) -> Result<std::result::Result<(), &'static str>> {
         let mut own = b"{\"name\":".to_vec();
         element(&mut own, consumer.name.load(&mut self.room.two)?)?;
+        if !names.is_next(&own) {
+            return Ok(Err("group has two consumers of one name"));
+        }
         lines.next(out)?;
         out.raw(&own);
         out.raw(b",\"seen_time_ms\":");
@@ -161,14 +175,19 @@ impl Encoder<'_> {
         let opening = [&lines.opening[..], &own, b",\"pending\":["].concat();
         let nested = lines.nest(&opening, b"]}]}]}");
         for owned in consumer.ids.iter() {
-            let Some((_, delivery)) = index.find(owned)? else {
-                return Ok(None);
+            let Some((n, delivery)) = index.find(owned)? else {
+                return Ok(Err(
+                    "consumer owns an entry that is not pending in its group",
+                ));
             };
+            if let Err(what) = taken.take(n) {
+                return Ok(Err(what));
+            }
             pending(lines, &delivery, out)?;
         }
         out.raw(b"]}");
         lines.leave(nested);
-        Ok(Some(()))
+        Ok(Ok(()))
     }
 
     fn idmp_lines(
@@ -221,6 +240,45 @@ impl Encoder<'_> {
             lines.nest(outside, b"]}}");
         }
         Ok(())
+    }
+}
+
+/// Which pending entries have an owner, a bit each.
+struct Owned {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Owned {
+    fn new(pending: u64) -> Owned {
+        // Each takes 25 bytes of the file, so the file has paid for its bit.
+        Owned {
+            bits: vec![0; pending as usize / 64 + 1],
+            count: 0,
+        }
+    }
+
+    fn take(&mut self, n: u64) -> std::result::Result<(), &'static str> {
+        let (word, bit) = (&mut self.bits[n as usize / 64], 1 << (n % 64));
+        if *word & bit != 0 {
+            return Err("has a pending entry with two owners");
+        }
+        *word |= bit;
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// The names of groups or consumers: whoever reads the lines takes two in a row for one that goes on.
+#[derive(Default)]
+struct Names(Vec<u8>);
+
+impl Names {
+    fn is_next(&mut self, name: &[u8]) -> bool {
+        let is = self.0 != name;
+        self.0.clear();
+        self.0.extend_from_slice(name);
+        is
     }
 }
 

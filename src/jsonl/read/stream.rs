@@ -141,12 +141,7 @@ impl Stream {
         if let Some(last) = value.last_id {
             let length = value.length.ok_or_else(|| super::missing("length"))?;
             let counters = match (value.max_deleted_id, value.entries_added) {
-                (Some(deleted), Some(added)) => {
-                    let added = added.of::<i64>("entries_added")?;
-                    let added = u64::try_from(added)
-                        .map_err(|_| Wrong::what("entries_added: is less than nothing"))?;
-                    Some((deleted.0, added))
-                }
+                (Some(deleted), Some(added)) => Some((deleted.0, added.of("entries_added")?)),
                 (None, None) => None,
                 _ => {
                     return Err(Wrong::what(
@@ -178,7 +173,7 @@ impl Stream {
     }
 
     fn entry(&mut self, id: Id, fields: &RawValue) -> Result<(), Wrong> {
-        if self.nodes.last.unwrap_or(Id::ZERO) >= id {
+        if self.nodes.last.is_some_and(|last| last >= id) {
             return Err(Wrong::What(format!("{id} is out of order")));
         }
         let mut bytes = 0;

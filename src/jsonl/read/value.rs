@@ -16,6 +16,7 @@ use crate::encoding::listpack::canonical_int;
 use crate::encoding::string::{Str, string};
 use crate::error::{Error, KeyName};
 use crate::input::Spool;
+use crate::jsonl::text::EXACT;
 use crate::rdb::write::Writer;
 use crate::rdb::{Attributes, opcode};
 use crate::value::array::{Value, double_text};
@@ -163,7 +164,12 @@ impl Open {
                     .map(|at| at.of::<i64>("a field's expiry"))
                     .transpose()?;
                 if let Some(at) = at {
-                    if !(1..=MOST_EXPIRY_MS).contains(&at) {
+                    let most = if version >= 80 {
+                        i64::MAX
+                    } else {
+                        MOST_EXPIRY_MS
+                    };
+                    if !(1..=most).contains(&at) {
                         return Err(Wrong::What(format!(
                             "a field's expiry of {at} is none that servers store"
                         )));
@@ -205,6 +211,12 @@ fn write_len(out: &mut impl Write, n: u64) -> io::Result<()> {
     out.write_all(&bytes)
 }
 
+/// Whether servers keep a double in an array as it is: they use its lowest bits for marks of their own, and take what
+/// has something there without asking.
+fn is_kept(number: f64) -> bool {
+    number.is_finite() && number.to_bits() & 7 == 0
+}
+
 /// An element of an array, in the form that a server would give the text.
 fn array_element(body: &mut Body, index: u64, text: &Text<'_>) -> Result<(), Wrong> {
     let mut piece = Writer::piece(body);
@@ -216,10 +228,8 @@ fn array_element(body: &mut Body, index: u64, text: &Text<'_>) -> Result<(), Wro
     let bytes = text.bytes()?;
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<f64>().ok();
     let value = match (canonical_int(&bytes), number(&bytes)) {
-        (Some(n), _) => Value::Element(Element::Int(n)),
-        (None, Some(n)) if n.is_finite() && double_text(n).as_bytes() == &*bytes => {
-            Value::Double(n)
-        }
+        (Some(n), _) if n.unsigned_abs() <= EXACT => Value::Element(Element::Int(n)),
+        (None, Some(n)) if is_kept(n) && double_text(n).as_bytes() == &*bytes => Value::Double(n),
         _ => Value::Element(Element::Bytes(&bytes)),
     };
     piece.array_element(index, value)?;
