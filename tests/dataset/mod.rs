@@ -497,7 +497,7 @@ const EACH: &[&str] = &[
     "ZADD K 0 a 1 b 0 c 7 a2|ZREMRANGEBYLEX K [a [b",
     "ZADD K 1 a 2 b 3 c|ZPOPMAX K 2",
     "ZADD K 1 a 2 b 3 c|ZRANGESTORE K:2 K 0 1 REV",
-    "ZADD K 0.1 a 0.2 b|ZADD K:2 0.7 a|ZADD K:3 0.4 a 1 b 2 c|ZUNIONSTORE K:4 3 K:3 K:2 K WEIGHTS 0.1 0.2 0.3",
+    "ZADD K 0.3 a 0.2 b|ZADD K:2 0.2 a|ZADD K:3 0.1 a 1 b 2 c|ZUNIONSTORE K:4 3 K:3 K:2 K WEIGHTS 1 1 1",
     "ZADD K inf a|ZADD K:2 -inf a|ZUNIONSTORE K:3 2 K K:2|ZINTERSTORE K:4 2 K K:2 WEIGHTS 0 1",
     "RPUSH K a b a c a|LREM K -2 a",
     "RPUSH K a b a c a|LREM K 2 a",
