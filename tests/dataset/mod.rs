@@ -373,7 +373,7 @@ fn what_only_the_server_knew_is_named_with_its_place() {
             .to_string();
         let name = command.split(' ').next().expect("a name");
         // SET k v: 27 bytes; SADD s a b: 35.
-        let start = format!("what {name} did cannot be told at byte 0x3e, ");
+        let start = format!("what {name} did cannot be told at byte 0x3e");
         assert!(
             error.starts_with(&start) && error.contains(why),
             "{command}: {error}"
@@ -479,4 +479,77 @@ fn a_snapshot_alone_is_given_back_as_it_is() {
     let path = fixture("mixed_redis-7.0_v10.rdb");
     let made = dataset(&[&path], &options(None)).expect("a data set");
     assert!(made.input.data[..] == std::fs::read(&path).expect("a file")[..]);
+}
+
+/// Each by itself on keys of its own, so that nothing that comes later hides it. `K` is a key.
+const EACH: &[&str] = &[
+    "ZADD K 5 a|ZADD K GT 3 a 1 b",
+    "ZADD K 5 a|ZADD K GT 7 a",
+    "ZADD K 5 a|ZADD K LT 7 a 1 b",
+    "ZADD K 5 a|ZADD K LT 3 a",
+    "ZADD K 5 a|ZADD K NX 3 a 1 b",
+    "ZADD K 5 a|ZADD K XX 3 a 1 b",
+    "ZADD K 5 a|ZADD K INCR 0.1 a",
+    "ZADD K 5 a|ZADD K GT INCR -1 a",
+    "ZADD K 1 a 2 b 3 c|ZREMRANGEBYRANK K -2 -1",
+    "ZADD K 1 a 2 b 3 c|ZREMRANGEBYSCORE K (1 2",
+    "ZADD K 0 a 0 b 0 c|ZREMRANGEBYLEX K (a [b",
+    "ZADD K 0 a 1 b 0 c 7 a2|ZREMRANGEBYLEX K [a [b",
+    "ZADD K 1 a 2 b 3 c|ZPOPMAX K 2",
+    "ZADD K 1 a 2 b 3 c|ZRANGESTORE K:2 K 0 1 REV",
+    "ZADD K 0.3 a 0.2 b|ZADD K:2 0.2 a|ZADD K:3 0.1 a 1 b 2 c|ZUNIONSTORE K:4 3 K:3 K:2 K WEIGHTS 1 1 1",
+    "ZADD K inf a|ZADD K:2 -inf a|ZUNIONSTORE K:3 2 K K:2|ZINTERSTORE K:4 2 K K:2 WEIGHTS 0 1",
+    "RPUSH K a b a c a|LREM K -2 a",
+    "RPUSH K a b a c a|LREM K 2 a",
+    "RPUSH K a b a c a|LREM K 0 a",
+    "RPUSH K a b c d e|LTRIM K -3 -2",
+    "RPUSH K a b c|LINSERT K AFTER b x|LSET K -1 y",
+    "RPUSH K a b c|LMOVE K K:2 RIGHT LEFT|LMOVE K K:2 LEFT LEFT|RPOPLPUSH K K",
+    "RPUSH K 10 9 1 2|SORT K STORE K:2|SORT K ALPHA DESC LIMIT 1 2 STORE K:3",
+    "RPUSH K 3 1 2|SET w1 30|SET w2 10|SET w3 20|SORT K BY w* GET # GET w* GET h*->f STORE K:2",
+    "RPUSH K 3 1 2|SET a1 z|SET a2 x|SET a3 y|SORT K BY a* ALPHA STORE K:2",
+    "SADD K a b c|SADD K:2 b c d|SDIFFSTORE K:3 K K:2|SINTERSTORE K:4 K K:2|SUNIONSTORE K:5 K K:2|SMOVE K K:2 a",
+    "SET K v PXAT 4000000000123|SET K w KEEPTTL|APPEND K x|SETRANGE K 5 y",
+    "SET K v PXAT 4000000000123|PEXPIREAT K 4000000000999 GT|PEXPIREAT K 4000000000500 LT|PEXPIREAT K 4000000000400 NX",
+    "SET K v PXAT 4000000000123|RENAME K K:2|COPY K:2 K:3|GETSET K:2 w",
+    "SET K 10|INCRBY K -3|DECRBY K 2|SETBIT K 20 1|BITFIELD K SET i8 #1 -3 OVERFLOW SAT INCRBY u4 3 -9",
+    "BITFIELD K OVERFLOW SAT SET u4 0 99 INCRBY i5 4 100|BITFIELD K:2 OVERFLOW FAIL SET u2 9 7|BITFIELD K:3 SET u4 2 -1",
+    "HSET K f 1 g 2|HINCRBY K f 5|HSETNX K f 9|HDEL K g",
+    "XADD K 1-1 a b|XADD K 2-1 a b|XADD K 3-1 a b|XDEL K 3-1|XTRIM K MAXLEN 1|XSETID K 9-9 ENTRIESADDED 50 MAXDELETEDID 4-4",
+    "XADD K 1-1 a b|XADD K 2-1 c d|XGROUP CREATE K g 0|XCLAIM K g c 0 1-1 2-1 TIME 1000 RETRYCOUNT 3 FORCE JUSTID LASTID 2-1|XACK K g 1-1|\
+     XDEL K 2-1|XGROUP CREATECONSUMER K g d",
+    "XADD K 1-1 a b|XGROUP CREATE K g 0|XCLAIM K g c 0 1-1 TIME 1000 RETRYCOUNT 3 FORCE JUSTID|XGROUP DELCONSUMER K g c",
+    "PFADD K a b c|PFCOUNT K|PFADD K:2 c d|PFMERGE K:3 K K:2|PFCOUNT K:3|PFADD K:3 e",
+];
+
+#[test]
+fn each_command_leaves_what_a_server_makes_of_it() {
+    let script: Vec<String> = EACH
+        .iter()
+        .enumerate()
+        .flat_map(|(n, case)| {
+            let key = format!("case{n}");
+            let line = move |line: &str| {
+                line.trim()
+                    .split(' ')
+                    .map(|word| match word.strip_prefix('K') {
+                        Some(rest) if rest.is_empty() || rest.starts_with(':') => {
+                            format!("{key}{rest}")
+                        }
+                        _ => word.to_owned(),
+                    })
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+            case.split('|').map(line).collect::<Vec<_>>()
+        })
+        .collect();
+    let (dir, path) = log_file(&log(&script));
+    let want = held_by(&Server::on_log("redis-7.0", &path, &[]));
+    let made = dataset(&[&path], &options(Some(10))).expect("a data set");
+    let file = dir.path().join("dump.rdb");
+    std::fs::write(&file, &made.input.data).expect("a snapshot");
+    let got = held_by(&Server::on_snapshot("redis-7.0", &file));
+    assert_eq!(diff(&want, &got), Vec::<String>::new());
+    assert!(want.len() > EACH.len());
 }
