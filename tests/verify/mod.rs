@@ -2,7 +2,7 @@
 
 mod scenes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::replay::Target;
@@ -620,4 +620,74 @@ fn slots_that_move_during_the_run_are_followed() {
     assert_eq!((run.code, rows(&run)), (0, vec![]), "{}", run.stderr);
     let errors = call!(cluster.client(0), "INFO", "errorstats").text();
     assert!(errors.contains("errorstat_MOVED"), "{errors}");
+}
+
+/// The logs of the project, and of a corpus where there is one, that are whole and that this server can load.
+fn logs() -> Vec<PathBuf> {
+    let mut logs: Vec<PathBuf> = [
+        "multipart_redis-7.0.15",
+        "preamble_redis-5.0.14.aof",
+        "scripts_redis-7.0.15.aof",
+        "streams_redis-6.2.16.aof",
+        "timestamps_redis-7.0.15.aof",
+    ]
+    .map(|name| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("testdata/aof")
+            .join(name)
+    })
+    .to_vec();
+    if let Ok(corpus) = std::env::var("REDIS_MIGRATION_CORPUS") {
+        for server in [
+            "redis-2.4.18",
+            "redis-5.0.14",
+            "redis-6.2.16",
+            "redis-7.0.15",
+        ] {
+            let dir = Path::new(&corpus).join(server);
+            for entry in std::fs::read_dir(dir).expect("a directory of the corpus") {
+                let path = entry.expect("an entry").path();
+                let name = name_of(&path);
+                let is_whole = name.starts_with("aof-") && !name.contains("-trunc-");
+                if is_whole && !name.ends_with(".json") {
+                    logs.push(path);
+                }
+            }
+        }
+        assert!(logs.len() > 20, "{} logs", logs.len());
+    }
+    logs
+}
+
+#[test]
+fn of_logs_the_data_set_is_compared_that_they_leave() {
+    let server = Server::start("redis-7.0");
+    let mut client = server.client();
+    for log in logs() {
+        let name = log.display();
+        call!(client, "FLUSHALL");
+        call!(client, "FUNCTION", "FLUSH");
+        let flags = ["--log-time", "@1795305600"];
+        let loaded = replay_at(server.port, &[&flags[..], &[text(&log)]].concat());
+        assert_eq!(loaded.code, 0, "{name}: {}", loaded.stderr);
+        let args = [&flags[..], &["--reread-after", "10ms", text(&log)]].concat();
+        let equal = verify_at(server.port, &args);
+        assert_eq!(
+            (equal.code, rows(&equal)),
+            (0, Vec::new()),
+            "{name}: {}",
+            equal.stderr
+        );
+
+        // One key less, and one that is another.
+        let key = call!(client, "RANDOMKEY").bytes();
+        call!(client, "DEL", key);
+        call!(client, "SET", "nobody's", "x");
+        let differs = verify_at(server.port, &args);
+        let kinds: Vec<String> = rows(&differs).into_iter().map(|row| row.2).collect();
+        assert_eq!((differs.code, kinds.len()), (1, 2), "{name}: {kinds:?}");
+        for kind in ["missing", "extra"] {
+            assert!(kinds.iter().any(|k| k == kind), "{name}: {kinds:?}");
+        }
+    }
 }
