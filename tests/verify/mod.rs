@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::replay::Target;
 use crate::support::cli::{Run, Running, replay_at, replayed_at, run};
-use crate::support::client::call;
+use crate::support::client::{Reply, call};
 use crate::support::server::{Server, available};
 use crate::support::{fixture, name_of, now_ms, text};
 
@@ -117,7 +117,8 @@ const EACH_WAY: &[&[&str]] = &[
     &["--mode", "digest", "--digest-from", "1"],
 ];
 
-fn what_was_loaded_is_equal(target: &Target, only_db_0: bool) {
+/// Of a corpus every second file, from number `first` on: each file goes into three of the six destinations.
+fn what_was_loaded_is_equal(target: &Target, only_db_0: bool, first: usize) {
     for file in FILES {
         loads_and_compares(target, &fixture(file), only_db_0, EACH_WAY);
     }
@@ -137,7 +138,7 @@ fn what_was_loaded_is_equal(target: &Target, only_db_0: bool) {
     files.retain(|path| is_snapshot(path) && (only_db_0 || !name_of(path).starts_with("dbs-")));
     files.sort();
     assert!(files.len() > 50, "{} files of the corpus", files.len());
-    for (n, file) in files.iter().enumerate() {
+    for (n, file) in files.iter().enumerate().skip(first).step_by(2) {
         // Each in one of the three ways; the files of one server are much like those of another.
         loads_and_compares(target, file, only_db_0, &EACH_WAY[n % 3..=n % 3]);
     }
@@ -145,39 +146,39 @@ fn what_was_loaded_is_equal(target: &Target, only_db_0: bool) {
 
 #[test]
 fn what_was_loaded_into_redis_7_0_is_equal() {
-    what_was_loaded_is_equal(&Target::server("redis-7.0"), false);
+    what_was_loaded_is_equal(&Target::server("redis-7.0"), false, 0);
 }
 
 #[test]
 fn what_was_loaded_into_redis_6_2_is_equal() {
     if available("redis-6.2") {
-        what_was_loaded_is_equal(&Target::server("redis-6.2"), false);
+        what_was_loaded_is_equal(&Target::server("redis-6.2"), false, 1);
     }
 }
 
 #[test]
 fn what_was_loaded_into_redis_8_10_is_equal() {
     if available("redis-8.10") {
-        what_was_loaded_is_equal(&Target::server("redis-8.10"), false);
+        what_was_loaded_is_equal(&Target::server("redis-8.10"), false, 1);
     }
 }
 
 #[test]
 fn what_was_loaded_into_valkey_9_1_is_equal() {
     if available("valkey-9.1") {
-        what_was_loaded_is_equal(&Target::server("valkey-9.1"), false);
+        what_was_loaded_is_equal(&Target::server("valkey-9.1"), false, 0);
     }
 }
 
 #[test]
 fn what_was_loaded_into_a_cluster_is_equal() {
-    what_was_loaded_is_equal(&Target::cluster(), true);
+    what_was_loaded_is_equal(&Target::cluster(), true, 0);
 }
 
 #[test]
 fn what_was_loaded_through_a_twemproxy_is_equal() {
     if available("nutcracker") {
-        what_was_loaded_is_equal(&Target::proxy(&[]), true);
+        what_was_loaded_is_equal(&Target::proxy(&[]), true, 1);
     }
 }
 
@@ -680,7 +681,9 @@ fn of_logs_the_data_set_is_compared_that_they_leave() {
         );
 
         // One key less, and one that is another.
-        let key = call!(client, "RANDOMKEY").bytes();
+        let Reply::Bulk(Some(key)) = call!(client, "RANDOMKEY") else {
+            continue; // nothing in database 0
+        };
         call!(client, "DEL", key);
         call!(client, "SET", "nobody's", "x");
         let differs = verify_at(server.port, &args);
