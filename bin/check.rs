@@ -383,6 +383,6 @@ fn said(outcome: &Outcome, error: &Error, hide_keys: bool) -> String {
         ErrorKind::Io { .. } => String::new(),
         _ => format!("{}: ", outcome.name),
     };
-    let next = outcome::next(error, redis_migration::command::encode::OnError::Stop);
+    let next = outcome::next_of_reading(error);
     format!("{name}{}.{next}", error.describe(hide_keys))
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use redis_migration::aof::checkpoint::Checkpoint;
 use redis_migration::command::encode::Settings;
 use redis_migration::pipeline::{Checksum, Options, Progress};
-use redis_migration::sink::file::{FileSink, OpenError};
+use redis_migration::sink::file::FileSink;
 use redis_migration::{Error, ErrorKind};
 
 use crate::args::{ChecksumArg, ConvertArgs};
@@ -246,27 +246,14 @@ fn open_sink(
     checkpoint: Option<&Checkpoint>,
 ) -> Result<FileSink, (String, Exit)> {
     match &args.output.output {
-        Some(path) if path != Path::new("-") => {
-            let force = args.output.force;
-            let opened = if args.logs.follow {
-                // What an earlier run wrote there is gone on with; its checkpoint knows it.
-                FileSink::append(path, force, |now| {
-                    let known = checkpoint.and_then(|c| c.output.file.as_ref());
-                    known.is_some_and(|known| (known.dev, known.inode) == (now.dev, now.inode))
-                })
-            } else {
-                FileSink::create(path, force)
-            };
-            opened.map_err(|e| {
-                let exit = match e {
-                    OpenError::Exists(_) => Exit::Policy,
-                    OpenError::Busy(_) => Exit::Locked,
-                    OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
-                };
-                (e.to_string(), exit)
-            })
+        Some(path) if path != Path::new("-") && args.logs.follow => {
+            // What an earlier run wrote there is gone on with; its checkpoint knows it.
+            let opened = FileSink::append(path, args.output.force, |now| {
+                let known = checkpoint.and_then(|c| c.output.file.as_ref());
+                known.is_some_and(|known| (known.dev, known.inode) == (now.dev, now.inode))
+            });
+            run::not_opened_as(opened)
         }
-        _ => FileSink::stdout()
-            .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
+        _ => run::open_output(&args.output),
     }
 }

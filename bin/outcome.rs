@@ -92,6 +92,20 @@ pub fn next(error: &Error, on_error: OnError) -> String {
     next_step(error, on_error).map_or(String::new(), |step| format!(" Next: {step}."))
 }
 
+/// The same for those who read keys and write none: what the flags of the others do is not to be had there.
+pub fn next_of_reading(error: &Error) -> String {
+    match error.kind() {
+        // What can be done about a refusal is said of commands that write.
+        ErrorKind::Refused { .. } => String::new(),
+        _ => match next(error, OnError::Stop) {
+            step if step.contains("--on-error") => {
+                " Next: redis-migration check tells what of it is whole, and check --salvage OUT saves that.".to_owned()
+            }
+            step => step,
+        },
+    }
+}
+
 /// What a person can do about an error, where there is something.
 fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
     if on_error == OnError::Continue && Exit::of(error) == Exit::Corrupt {
@@ -116,6 +130,9 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
         ErrorKind::TornLog { .. } => "was it copied while it was written? Fetch it again",
         ErrorKind::Command { .. } => {
             "--on-error continue leaves out such commands and lists them with --rejects FILE; --not-key and --not-db leave them out by name"
+        }
+        ErrorKind::UnknownEffect { .. } => {
+            "let a server load the log, and take a snapshot of that; --base-only reports what stands before the log"
         }
         ErrorKind::MissingPart { .. } => {
             "was the directory copied while the server rewrote its log? Copy it again, all files of one moment"

@@ -11,14 +11,13 @@ use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use redis_migration::aof::read::{Event, Reader};
 use redis_migration::aof::set::Role;
-use redis_migration::command::encode::OnError;
 use redis_migration::input::{Input, Kind, Source, name_of};
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::report::table::{Style, render};
 use redis_migration::report::{By, Collection, Options, head, html};
 use redis_migration::resp::write::Block;
 use redis_migration::sink::Sink;
-use redis_migration::sink::file::{FileSink, OpenError};
+use redis_migration::sink::file::FileSink;
 use redis_migration::{Error, ErrorKind, walk};
 
 use crate::args::{FilterArgs, InputArgs, LogReadingArgs, MannersArgs, OutputArgs, SummaryArg};
@@ -225,20 +224,9 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(args: &'a ReportArgs, log: Log) -> Result<Job<'a>, (String, Exit)> {
-        let output = args.output.output.as_deref();
-        let file = output.filter(|path| *path != Path::new("-"));
-        let sink = match file {
-            Some(path) => FileSink::create(path, args.output.force).map_err(|e| {
-                let exit = match e {
-                    OpenError::Exists(_) => Exit::Policy,
-                    OpenError::Busy(_) => Exit::Locked,
-                    OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
-                };
-                (e.to_string(), exit)
-            }),
-            None => FileSink::stdout()
-                .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
-        }?;
+        let sink = run::open_output(&args.output)?;
+        let file = args.output.output.as_deref();
+        let file = file.filter(|path| *path != Path::new("-"));
         let name = file.map_or("stdout".to_owned(), |path| path.display().to_string());
         Ok(Job {
             args,
@@ -412,7 +400,7 @@ impl<'a> Job<'a> {
             self.log.failure(&format!(
                 "{name}: {}. What could be read is in the report.{}",
                 error.describe(hide),
-                next(error)
+                outcome::next_of_reading(error)
             ));
         }
         if let Some((name, error)) = self.failed.take() {
@@ -454,7 +442,8 @@ impl<'a> Job<'a> {
             }
             _ => {
                 let text = error.describe(self.args.manners.hide_keys);
-                self.log.failure(&format!("{name}{text}.{}", next(error)));
+                self.log
+                    .failure(&format!("{name}{text}.{}", outcome::next_of_reading(error)));
                 Exit::of(error)
             }
         }
@@ -521,14 +510,5 @@ fn ends(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Io { .. } | ErrorKind::Stopped => true,
         _ => Exit::of(error) != Exit::Corrupt,
-    }
-}
-
-/// The next step. Those that other subcommands have flags for are not ours.
-fn next(error: &Error) -> String {
-    let step = outcome::next(error, OnError::Stop);
-    match step.contains("--on-error") {
-        true => " Next: redis-migration check tells what of it is whole.".to_owned(),
-        false => step,
     }
 }

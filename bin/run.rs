@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use indicatif::HumanCount;
 use redis_migration::command::encode::{Form, OnError, Settings};
 use redis_migration::pipeline::Progress;
+use redis_migration::sink::file::{FileSink, OpenError};
 use redis_migration::{Error, ErrorKind};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
-use crate::args::{FailureArgs, InputArgs, LogArgs, MannersArgs, SummaryArg};
+use crate::args::{FailureArgs, InputArgs, LogArgs, MannersArgs, OutputArgs, SummaryArg};
 use crate::job::Inputs;
 use crate::outcome::{self, Exit};
 use crate::summary::{Log, Shown, Summary};
@@ -51,6 +52,31 @@ fn lock(path: &Path) -> Result<File, (String, Exit)> {
         )),
         Err(TryLockError::Error(e)) => Err(failed(e)),
     }
+}
+
+/// Opens what data is written to: stdout, or a file that gets its name when it is whole.
+pub fn open_output(args: &OutputArgs) -> Result<FileSink, (String, Exit)> {
+    match args
+        .output
+        .as_deref()
+        .filter(|path| *path != Path::new("-"))
+    {
+        Some(path) => not_opened_as(FileSink::create(path, args.force)),
+        None => FileSink::stdout()
+            .map_err(|e| (format!("stdout cannot be written: {e}"), Exit::LocalFile)),
+    }
+}
+
+/// The words and the exit code for a file that was not opened.
+pub fn not_opened_as(opened: Result<FileSink, OpenError>) -> Result<FileSink, (String, Exit)> {
+    opened.map_err(|error| {
+        let exit = match error {
+            OpenError::Exists(_) => Exit::Policy,
+            OpenError::Busy(_) => Exit::Locked,
+            OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
+        };
+        (error.to_string(), exit)
+    })
 }
 
 /// What is left to say once the progress bar is gone.

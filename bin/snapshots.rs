@@ -71,7 +71,9 @@ pub fn data_set(
         let names: Vec<String> = args.inputs.iter().map(|path| name_of(path)).collect();
         (names.join(", "), error)
     })?;
-    Ok(tell(left, log))
+    let pieces = sets.iter().flat_map(|set| &set.pieces);
+    let bytes = pieces.map(|piece| piece.source.file_bytes).sum();
+    Ok(tell(left, bytes, log))
 }
 
 /// Whether commands are among what the set holds.
@@ -106,13 +108,14 @@ fn settings(args: &InputArgs, logs: &LogReadingArgs) -> dataset::Options {
     }
 }
 
-/// Says how the data set came about.
-fn tell(left: Dataset, log: Log) -> Snapshots {
+/// Says how the data set came about. `bytes`: of the inputs, which it stands for.
+fn tell(left: Dataset, bytes: u64, log: Log) -> Snapshots {
     let Dataset {
-        input,
+        mut input,
         counts,
         torn,
     } = left;
+    input.file_bytes = bytes;
     log.info(&format!(
         "{}: the data set that {} commands leave",
         input.name,

@@ -1,7 +1,5 @@
 //! `verify`: snapshots against what a destination holds now → differences as CSV.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,13 +13,16 @@ use redis_migration::input::Input;
 use redis_migration::pipeline::{Checksum, Progress};
 use redis_migration::server::endpoint::Endpoint;
 use redis_migration::server::preflight::{self, Destination, Wish};
-use redis_migration::verify::{self, Counts, Difference, Looked, Mode, Verifier, Walked};
+use redis_migration::sink::file::FileSink;
+use redis_migration::verify::{
+    self, Counts, Difference, Libraries, Looked, Mode, Verifier, Walked,
+};
 use redis_migration::{Error, ErrorKind, walk};
 use serde_json::{Value, json};
 
 use crate::args::{
-    DialectArg, FilterArgs, InputArgs, LogReadingArgs, MannersArgs, ServerArgs, SummaryArg,
-    TransformArgs,
+    DialectArg, FilterArgs, InputArgs, LogReadingArgs, MannersArgs, OutputArgs, ServerArgs,
+    SummaryArg, TransformArgs,
 };
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
@@ -54,6 +55,8 @@ pub struct VerifyArgs {
     pub reading: ReadingArgs,
     #[command(flatten)]
     pub comparing: ComparingArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
     #[command(flatten)]
     pub filter: FilterArgs,
     #[command(flatten)]
@@ -170,12 +173,9 @@ pub struct ComparingArgs {
     /// Do not look for keys that should not be there
     #[arg(long)]
     pub no_extra: bool,
-    /// Write differences to FILE instead of stdout
-    ///
-    /// CSV with the columns db, key, kind, expected and found. It is written as FILE.partial and takes FILE's place at the
-    /// end of the run.
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    /// Do not compare function libraries
+    #[arg(long)]
+    pub no_functions: bool,
     /// Stop behind so many keys that differ; default: never
     #[arg(long, value_name = "N")]
     pub most: Option<u64>,
@@ -211,6 +211,13 @@ pub fn run(args: &VerifyArgs) -> Exit {
         Ok(lock) => lock,
         Err(exit) => return exit,
     };
+    let sink = match run::open_output(&args.output) {
+        Ok(sink) => sink,
+        Err((text, exit)) => {
+            log.failure(&text);
+            return exit;
+        }
+    };
     let started = Instant::now();
     let progress = Progress::default();
     let watch = |shown: &mut crate::summary::Shown, signal: Option<i32>| {
@@ -235,7 +242,7 @@ pub fn run(args: &VerifyArgs) -> Exit {
             now_ms,
         };
         let mut report = Report::default();
-        let failed = run.go(&endpoint, &mut report).err();
+        let failed = run.go(&endpoint, sink, &mut report).err();
         Box::new(move |signal| run.ending(report, failed, signal, started)) as Finish<'_>
     })
 }
@@ -263,6 +270,7 @@ struct Report {
     destination: String,
     inputs: Vec<(String, u64, Walked)>,
     looked: Option<Looked>,
+    libraries: Option<Libraries>,
     /// Differences by kind, in the order of [`verify::Kind::ALL`].
     kinds: Vec<u64>,
     uncertainty: Option<String>,
@@ -282,11 +290,12 @@ impl Report {
     }
 
     fn extra(&self) -> u64 {
-        let place = |kind| verify::Kind::ALL.iter().position(|other| *other == kind);
-        place(verify::Kind::Extra)
-            .and_then(|n| self.kinds.get(n))
-            .copied()
-            .unwrap_or(0)
+        self.of_kind(verify::Kind::Extra)
+    }
+
+    fn of_kind(&self, kind: verify::Kind) -> u64 {
+        let place = verify::Kind::ALL.iter().position(|other| *other == kind);
+        place.and_then(|n| self.kinds.get(n)).copied().unwrap_or(0)
     }
 }
 
@@ -301,22 +310,38 @@ struct Run<'a> {
 type Failed = (String, Error);
 
 impl Run<'_> {
-    fn go(&self, endpoint: &Endpoint, report: &mut Report) -> Result<(), Failed> {
-        let nameless = |error| (String::new(), error);
+    fn go(&self, endpoint: &Endpoint, sink: FileSink, report: &mut Report) -> Result<(), Failed> {
         report.destination = endpoint.address.to_string();
         report.kinds = vec![0; verify::Kind::ALL.len()];
-        let Snapshots { inputs, torn } =
-            snapshots::open(&self.args.input, &self.args.logs, self.progress, self.log)?;
+        let found = snapshots::open(&self.args.input, &self.args.logs, self.progress, self.log)
+            .and_then(|snapshots| match self.look(endpoint) {
+                Ok(destination) => Ok((snapshots, destination)),
+                Err(error) => Err((String::new(), error)),
+            });
+        let (Snapshots { inputs, torn }, destination) = match found {
+            Ok(found) => found,
+            Err(failed) => {
+                sink.discard();
+                return Err(failed);
+            }
+        };
         report.torn = torn;
-        let destination = self.look(endpoint).map_err(nameless)?;
+        let nameless = |error| (String::new(), error);
         let walk_options = self.walk_options();
         let options = self.options(endpoint, destination);
         let verifier =
             Verifier::new(options, &inputs, &walk_options, self.progress).map_err(nameless)?;
         report.uncertainty = verifier.uncertainty();
-        let mut list = List::create(self.args).map_err(nameless)?;
+        let mut list = List::create(sink, self.args.manners.hide_keys).map_err(nameless)?;
         let compared = self.compare(&verifier, &inputs, &walk_options, &mut list, report);
-        list.finish().map_err(nameless)?;
+        // As many as were asked for are all of them.
+        let whole = compared.is_ok() || report.has_enough;
+        if let Some(partial) = list.finish(whole).map_err(nameless)? {
+            self.log.failure(&format!(
+                "the differences until then are in {}",
+                partial.display()
+            ));
+        }
         compared
     }
 
@@ -350,6 +375,8 @@ impl Run<'_> {
                 .extras(inputs, walk_options, present, &mut take)
                 .map_err(|error| (String::new(), error))?;
             report.looked = Some(looked);
+            let libraries = verifier.libraries(&mut take);
+            report.libraries = Some(libraries.map_err(|error| (String::new(), error))?);
             Ok(())
         })();
         report.kinds = kinds;
@@ -432,6 +459,7 @@ impl Run<'_> {
             most_per_key: usize::try_from(comparing.most_per_key).unwrap_or(usize::MAX),
             most: comparing.most.unwrap_or(0),
             extra: !comparing.no_extra,
+            functions: !comparing.no_functions,
             window,
             rate: reading.rate.map(|rate| rate.0),
             rate_bytes: reading.rate_bytes.map(|rate| rate.0),
@@ -451,10 +479,11 @@ impl Run<'_> {
     ) -> Exit {
         let manners = &self.args.manners;
         let counts = report.counts();
-        let mut exit = match counts.different + report.extra() {
-            0 if !report.torn => Exit::Done,
-            _ => Exit::Rejected,
-        };
+        let mut exit =
+            match counts.different + report.extra() + report.of_kind(verify::Kind::Function) {
+                0 if !report.torn => Exit::Done,
+                _ => Exit::Rejected,
+            };
         if let Some((name, error)) = &failed {
             if outcome::is_broken_pipe(error) {
                 outcome::die_by_sigpipe();
@@ -505,17 +534,7 @@ impl Run<'_> {
                 Exit::Rejected
             }
             _ => {
-                let next = match error.kind() {
-                    // What replay can do about a refusal is of no use here.
-                    ErrorKind::Refused { .. } => String::new(),
-                    _ => outcome::next(error, redis_migration::command::encode::OnError::Stop)
-                        .replace(", or save what can be read with --on-error continue", "")
-                        .replace("; --on-error continue keeps what stands before it", "")
-                        .replace(
-                            "--on-error continue leaves out keys that cannot be read and lists them with --rejects FILE",
-                            "redis-migration check says what is wrong with the file",
-                        ),
-                };
+                let next = outcome::next_of_reading(error);
                 // Errors of the system name the file themselves.
                 let name = match error.kind() {
                     ErrorKind::Io { .. } => String::new(),
@@ -577,6 +596,16 @@ impl Run<'_> {
                 }
             ));
         }
+        match &report.libraries {
+            None | Some(Libraries::None) => {}
+            Some(Libraries::Not(count, why)) => {
+                let count = n(*count);
+                log.info(&format!("function libraries: {count} not compared ({why})"));
+            }
+            Some(Libraries::Compared(count)) => {
+                log.info(&format!("function libraries: {} compared", n(*count)));
+            }
+        }
         let kinds = verify::Kind::ALL.iter().zip(&report.kinds);
         let kinds: Vec<String> = kinds
             .filter(|(_, count)| **count > 0)
@@ -612,52 +641,44 @@ impl Run<'_> {
 
 /// The list of differences: stdout, or a file that has its name when it is whole.
 struct List {
-    csv: csv::Writer<Box<dyn Write + Send>>,
-    rename: Option<(PathBuf, PathBuf)>,
+    csv: csv::Writer<FileSink>,
     hide_keys: bool,
 }
 
 impl List {
-    fn create(args: &VerifyArgs) -> Result<List, Error> {
-        let path = args.comparing.output.as_deref();
-        let path = path.filter(|path| *path != Path::new("-"));
-        let (out, rename): (Box<dyn Write + Send>, _) = match path {
-            None => (Box::new(std::io::stdout()), None),
-            // A device or a pipe is written as it is.
-            Some(path) if path.metadata().is_ok_and(|meta| !meta.is_file()) => {
-                (Box::new(BufWriter::new(create(path)?)), None)
-            }
-            Some(path) => {
-                let mut partial = path.as_os_str().to_owned();
-                partial.push(".partial");
-                let partial = PathBuf::from(partial);
-                let file = create(&partial)?;
-                (
-                    Box::new(BufWriter::new(file)),
-                    Some((partial, path.to_owned())),
-                )
-            }
-        };
+    fn create(sink: FileSink, hide_keys: bool) -> Result<List, Error> {
         let mut list = List {
-            csv: csv::Writer::from_writer(out),
-            rename,
-            hide_keys: args.manners.hide_keys,
+            csv: csv::Writer::from_writer(sink),
+            hide_keys,
         };
         list.record(&[b"db", b"key", b"kind", b"expected", b"found"])?;
         Ok(list)
     }
 
     fn add(&mut self, difference: &Difference) -> Result<(), Error> {
+        let Difference {
+            db,
+            key,
+            kind,
+            expected,
+            found,
+        } = difference;
+        let hidden = |text: &[u8]| show_key(text, true).into_bytes();
         let key = match self.hide_keys {
-            true => show_key(&difference.key, true).into_bytes(),
-            false => difference.key.clone(),
+            true => hidden(key),
+            false => key.clone(),
+        };
+        // Texts that are parts of the data are as much of a secret as its names.
+        let side = |text: &str| match self.hide_keys && kind.shows_data() && !text.is_empty() {
+            true => hidden(text.as_bytes()),
+            false => text.as_bytes().to_vec(),
         };
         self.record(&[
-            itoa::Buffer::new().format(difference.db).as_bytes(),
+            itoa::Buffer::new().format(*db).as_bytes(),
             &key,
-            difference.kind.name().as_bytes(),
-            difference.expected.as_bytes(),
-            difference.found.as_bytes(),
+            kind.name().as_bytes(),
+            &side(expected),
+            &side(found),
         ])
     }
 
@@ -670,17 +691,16 @@ impl List {
             })
     }
 
-    fn finish(mut self) -> Result<(), Error> {
-        self.csv.flush().map_err(failed)?;
-        match &self.rename {
-            Some((partial, path)) => std::fs::rename(partial, path).map_err(failed),
-            None => Ok(()),
+    /// Gives it its name where it is whole; else gives the name that it has.
+    fn finish(self, whole: bool) -> Result<Option<PathBuf>, Error> {
+        let sink = self.csv.into_inner();
+        let mut sink = sink.map_err(|error| failed(error.into_error()))?;
+        if whole {
+            sink.finish()?;
+            return Ok(None);
         }
+        Ok(sink.partial().map(Path::to_owned))
     }
-}
-
-fn create(path: &Path) -> Result<File, Error> {
-    File::create(path).map_err(|error| Error::io(path.display().to_string(), error))
 }
 
 fn failed(error: std::io::Error) -> Error {
@@ -712,6 +732,13 @@ fn json_of(
             "denied_by_second_reading": c.denied,
         })
     };
+    let libraries = match &report.libraries {
+        None | Some(Libraries::None) => json!({"compared": 0, "not_compared": 0}),
+        Some(Libraries::Not(count, why)) => {
+            json!({"compared": 0, "not_compared": count, "why": why})
+        }
+        Some(Libraries::Compared(count)) => json!({"compared": count, "not_compared": 0}),
+    };
     let looked = match &report.looked {
         None => json!({"looked": "no"}),
         Some(Looked::Not(why)) => json!({"looked": "no", "why": why}),
@@ -731,6 +758,7 @@ fn json_of(
         "exit": exit.code(),
         "destination": report.destination,
         "keys": counts(&all),
+        "libraries": libraries,
         "extra": {"keys": report.extra(), "how": looked},
         "differences": kinds,
         "expiries": report.uncertainty.as_deref().unwrap_or("to the millisecond"),

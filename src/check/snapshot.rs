@@ -290,7 +290,7 @@ impl Visitor for Deep<'_> {
                     note(error, Some(record.ty.byte()), Doing::ReadObjectValue)
                 }
             },
-            Met::Broken(error) => note(error, None, Doing::ReadKey),
+            Met::Broken(error) | Met::BrokenAux(error) => note(error, None, Doing::ReadKey),
             Met::Function(function) => match values.check_function(function) {
                 Ok(()) => Ok(()),
                 Err(error) => note(error, None, Doing::ReadFunctions),

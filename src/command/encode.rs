@@ -662,21 +662,7 @@ impl<'s, 'a> Worker<'s, 'a> {
         if settings.no_functions {
             return Ok(());
         }
-        let mut digits = itoa::Buffer::new();
-        let mut converted = Vec::new();
-        let code = match function {
-            Function::Library(code) => code.load(&mut self.e.room.one)?.as_bytes(&mut digits),
-            Function::PreGa { name, engine, code } => {
-                converted.extend_from_slice(b"#!");
-                let text = engine.load(&mut self.e.room.one)?;
-                converted.extend_from_slice(&text.as_bytes(&mut digits).to_ascii_lowercase());
-                converted.extend_from_slice(b" name=");
-                converted.extend_from_slice(name.load(&mut self.e.room.one)?.as_bytes(&mut digits));
-                converted.push(b'\n');
-                converted.extend_from_slice(code.load(&mut self.e.room.one)?.as_bytes(&mut digits));
-                &converted
-            }
-        };
+        let code = &function.source(&mut self.e.room.one)?[..];
         if settings.form == Form::JsonLines {
             self.tally.libraries += 1;
             return jsonl::single("function", code, out);

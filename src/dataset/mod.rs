@@ -294,7 +294,7 @@ fn see(input: &Input, options: &Options, progress: &Progress, touched: &mut Touc
                     let place = touched.swaps.place(seen.db);
                     touched.see(place, seen.name);
                 }
-                Met::Broken(error) => return Err(error),
+                Met::Broken(error) | Met::BrokenAux(error) => return Err(error),
                 Met::Function(_) | Met::Aux { .. } | Met::ModuleAux(_) => {}
             }
             Ok(())
@@ -458,7 +458,7 @@ impl Visitor for Loading<'_, '_> {
         keys.for_each(task, &Filter::default(), |met| {
             let seen = match met {
                 Met::Key(seen) => seen,
-                Met::Broken(error) => return Err(error),
+                Met::Broken(error) | Met::BrokenAux(error) => return Err(error),
                 Met::Function(function) => {
                     let one = library(function, &mut room.one)?;
                     functions.lock().expect("no worker panicked").push(one);

@@ -103,7 +103,7 @@ impl Run<'_> {
             keys.for_each(&task, &Filter::default(), |met| {
                 let seen = match met {
                     Met::Key(seen) => seen,
-                    Met::Broken(error) => return Err(error),
+                    Met::Broken(error) | Met::BrokenAux(error) => return Err(error),
                     Met::ModuleAux(_) => {
                         counts.module_aux += 1;
                         return Ok(());

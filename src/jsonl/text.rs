@@ -44,7 +44,10 @@ pub const GIANT: usize = 1 << 20;
 pub const EXACT: u64 = 1 << 53;
 
 /// Bytes that are turned into base64 at once: a multiple of three, so that pieces can be joined.
-const PIECE: usize = 48 << 10;
+const PIECE: usize = 6 << 10;
+
+/// The same for values that are no larger.
+const SMALL: usize = 192;
 
 /// Appends bytes.
 #[inline]
@@ -93,11 +96,19 @@ pub fn binary_name(out: &mut impl Put, bytes: &[u8]) {
 }
 
 /// Appends `{"base64":"…"}`.
-#[inline(never)]
 pub fn base64(out: &mut impl Put, bytes: &[u8]) -> Result<()> {
-    let mut encoded = [0; PIECE / 3 * 4];
+    // Room for a piece is cleared first, which takes longer than to fill the little of it that most values need.
+    match bytes.len() {
+        0..=SMALL => base64_by::<{ SMALL / 3 * 4 }>(out, bytes),
+        _ => base64_by::<{ PIECE / 3 * 4 }>(out, bytes),
+    }
+}
+
+#[inline(never)]
+fn base64_by<const ROOM: usize>(out: &mut impl Put, bytes: &[u8]) -> Result<()> {
+    let mut encoded = [0; ROOM];
     out.put(b"{\"base64\":\"");
-    for piece in bytes.chunks(PIECE) {
+    for piece in bytes.chunks(ROOM / 4 * 3) {
         let n = STANDARD
             .encode_slice(piece, &mut encoded)
             .expect("a piece's room is four thirds of it");

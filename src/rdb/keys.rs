@@ -16,9 +16,10 @@ use crate::value::{Kind, TypeByte, module, skip};
 pub enum Met<'a, 'k> {
     /// A key.
     Key(Seen<'a, 'k>),
-    /// A key whose name, or data of a module whose strings, cannot be read. What follows it can where `Err` is not
-    /// returned.
+    /// A key whose name cannot be read. What follows it can where `Err` is not returned.
     Broken(Error),
+    /// Data of a module that belongs to no key, and whose strings cannot be read. It comes before its [`Met::ModuleAux`].
+    BrokenAux(Error),
     /// A function library.
     Function(Function<'a>),
     /// An AUX record.
@@ -148,7 +149,7 @@ impl<'a> Keys<'a> {
                     if at.u8()? == opcode::MODULE_AUX
                         && let Err(error) = module::check_aux(&mut at, &mut self.scratch)
                     {
-                        f(Met::Broken(error))?;
+                        f(Met::BrokenAux(error))?;
                     }
                     f(Met::ModuleAux(module))?;
                 }

@@ -152,6 +152,26 @@ pub enum Function<'a> {
     },
 }
 
+impl Function<'_> {
+    /// The library's source with its shebang, which is made where the file has none.
+    pub fn source(&self, scratch: &mut Scratch) -> Result<Vec<u8>> {
+        let mut digits = itoa::Buffer::new();
+        match self {
+            Function::Library(code) => Ok(code.load(scratch)?.as_bytes(&mut digits).to_vec()),
+            Function::PreGa { name, engine, code } => {
+                let mut source = b"#!".to_vec();
+                let text = engine.load(scratch)?;
+                source.extend_from_slice(&text.as_bytes(&mut digits).to_ascii_lowercase());
+                source.extend_from_slice(b" name=");
+                source.extend_from_slice(name.load(scratch)?.as_bytes(&mut digits));
+                source.push(b'\n');
+                source.extend_from_slice(code.load(scratch)?.as_bytes(&mut digits));
+                Ok(source)
+            }
+        }
+    }
+}
+
 /// Reads records one after the other.
 #[derive(Debug)]
 pub struct Reader<'a> {

@@ -193,6 +193,7 @@ impl Visitor for Worker<'_> {
                     tallies.totals.broken += 1;
                     found.broken.get_or_insert(error);
                 }
+                Met::BrokenAux(error) => drop(found.broken.get_or_insert(error)),
                 Met::Function(_) => tallies.functions += 1,
                 Met::Aux { .. } | Met::ModuleAux(_) => {}
             }

@@ -23,6 +23,7 @@
 mod clock;
 mod digest;
 mod extra;
+mod functions;
 mod items;
 mod judge;
 mod pieces;
@@ -31,6 +32,7 @@ mod sample;
 mod stream;
 mod vectors;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -50,6 +52,7 @@ use self::judge::{Judge, Worker};
 use self::reach::{Pace, Reach};
 
 pub use self::extra::Looked;
+pub use self::functions::Libraries;
 
 /// What is compared of each key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,8 @@ pub struct Options {
     pub most: u64,
     /// Whether keys are looked for that should not be there.
     pub extra: bool,
+    /// Whether function libraries are compared.
+    pub functions: bool,
     /// Most commands on their way on one connection.
     pub window: usize,
     /// Most keys in a second.
@@ -150,13 +155,15 @@ pub enum Kind {
     Idmp,
     /// Cursor of an array.
     Cursor,
+    /// A function library, which belongs to no database; its name stands in the place of a key's.
+    Function,
     /// Further differences of the same key, only counted.
     More,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Missing,
         Kind::Extra,
         Kind::Type,
@@ -177,8 +184,37 @@ impl Kind {
         Kind::Pending,
         Kind::Idmp,
         Kind::Cursor,
+        Kind::Function,
         Kind::More,
     ];
+
+    /// Whether what is told of it holds parts of the data, beside numbers and types.
+    pub fn shows_data(self) -> bool {
+        match self {
+            Kind::Value
+            | Kind::Element
+            | Kind::Member
+            | Kind::Score
+            | Kind::Field
+            | Kind::FieldExpiry
+            | Kind::Entry
+            | Kind::Group
+            | Kind::Consumer
+            | Kind::Pending => true,
+            Kind::Missing
+            | Kind::Extra
+            | Kind::Type
+            | Kind::Length
+            | Kind::Expiry
+            | Kind::LastId
+            | Kind::EntriesAdded
+            | Kind::MaxDeletedId
+            | Kind::Idmp
+            | Kind::Cursor
+            | Kind::Function
+            | Kind::More => false,
+        }
+    }
 
     /// As it is listed; these names stay.
     pub fn name(self) -> &'static str {
@@ -203,6 +239,7 @@ impl Kind {
             Kind::Pending => "pending",
             Kind::Idmp => "idmp",
             Kind::Cursor => "cursor",
+            Kind::Function => "function",
             Kind::More => "more",
         }
     }
@@ -306,6 +343,8 @@ pub struct Verifier<'p> {
     different: AtomicU64,
     /// Of the sample: the highest hash that belongs to it.
     sample_up_to: Option<u64>,
+    /// Function libraries of the inputs.
+    libraries: Mutex<functions::Expected>,
 }
 
 impl<'p> Verifier<'p> {
@@ -341,6 +380,7 @@ impl<'p> Verifier<'p> {
             progress,
             different: AtomicU64::new(0),
             sample_up_to,
+            libraries: Mutex::default(),
         })
     }
 
@@ -411,6 +451,15 @@ impl<'p> Verifier<'p> {
             found?.into_iter().try_for_each(&mut *take)?;
         }
         Ok(())
+    }
+
+    /// Compares the function libraries that the inputs were found to hold.
+    pub fn libraries(&self, take: &mut Take<'_>) -> Result<Libraries> {
+        let expected = self
+            .libraries
+            .lock()
+            .expect("nothing panics while it holds them");
+        expected.compare(&self.options, take)
     }
 
     /// Looks for keys that should not be there. `present`: how many keys of the inputs were found.

@@ -554,24 +554,39 @@ fn what_cannot_be_compared_ends_with_its_own_exit_code() {
     });
     let usage = verify_at(port, &[text(&file), "--ttl-tolerance", "-1s"]);
     assert_eq!(usage.code, 2, "{}", usage.stderr);
-    // The list goes to a file, and what is said of keys can hide them.
-    let (_place, list) = crate::support::log_file(b"");
+    // The list goes to a file, one that is there only where that is wished, and what is said of data can hide it.
+    let (_place, list) = crate::support::log_file(b"there");
     call!(server.client(), "DEL", "key:3");
-    let args = [
-        text(&file),
-        "-o",
-        text(&list),
-        "--hide-keys",
-        "--reread-after",
-        "0s",
-    ];
-    let run = verify_at(port, &args);
+    call!(server.client(), "SET", "key:4", "secret");
+    let args = [text(&file), "-o", text(&list), "--reread-after", "0s"];
+    let refused = verify_at(port, &args);
+    let told = std::fs::read_to_string(&list).expect("the list");
+    assert_eq!(
+        (refused.code, &told[..]),
+        (5, "there"),
+        "{}",
+        refused.stderr
+    );
+    let run = verify_at(port, &[&args[..], &["--force"]].concat());
     assert_eq!((run.code, run.stdout.len()), (1, 0), "{}", run.stderr);
     let told = std::fs::read_to_string(&list).expect("the list");
     assert!(
-        told.contains(",missing,string,") && !told.contains("key:3"),
+        told.contains("0,key:3,missing,string,") && told.contains("secret"),
         "{told}"
     );
+    let run = verify_at(port, &[&args[..], &["--force", "--hide-keys"]].concat());
+    let told = std::fs::read_to_string(&list).expect("the list");
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(
+        told.contains(",missing,string,") && !told.contains("key:") && !told.contains("secret"),
+        "{told}"
+    );
+    // Where the run cannot begin, nothing is left.
+    let place = tempfile::tempdir().expect("a directory");
+    let list = place.path().join("list.csv");
+    let none = verify_at(1, &[text(&file), "-o", text(&list)]);
+    assert_eq!(none.code, 4, "{}", none.stderr);
+    assert_eq!(std::fs::read_dir(&place).expect("it").count(), 0);
 }
 
 #[test]
@@ -693,4 +708,56 @@ fn of_logs_the_data_set_is_compared_that_they_leave() {
             assert!(kinds.iter().any(|k| k == kind), "{name}: {kinds:?}");
         }
     }
+}
+
+#[test]
+fn libraries_are_compared() {
+    let cluster = Target::cluster();
+    let server = Server::start("redis-7.0");
+    let load = |name: &str, body: &str| {
+        let code = format!("#!lua name={name}\nredis.register_function('{name}', {body})");
+        call!(server.client(), "FUNCTION", "LOAD", "REPLACE", code);
+    };
+    load("one", "function() return 1 end");
+    load("two", "function() return 2 end");
+    call!(server.client(), "SET", "key", "value");
+    let file = server.save();
+    let verify = |port: u16, more: &[&str]| {
+        let run = verify_at(
+            port,
+            &[&[text(&file), "--reread-after", "0s"], more].concat(),
+        );
+        let rows: Vec<_> = rows(&run).into_iter().map(|row| (row.1, row.2)).collect();
+        (run.code, rows, run.stderr)
+    };
+    let function = |name: &str| (name.to_owned(), "function".to_owned());
+    let (code, found, words) = verify(server.port, &[]);
+    assert_eq!((code, found), (0, Vec::new()), "{words}");
+    assert!(words.contains("function libraries: 2 compared"), "{words}");
+    load("one", "function() return 3 end");
+    call!(server.client(), "FUNCTION", "DELETE", "two");
+    let (code, found, words) = verify(server.port, &[]);
+    assert_eq!(
+        (code, found),
+        (1, vec![function("one"), function("two")]),
+        "{words}"
+    );
+    let (code, found, words) = verify(server.port, &["--no-functions"]);
+    assert_eq!((code, found), (0, Vec::new()), "{words}");
+
+    // Each master has all of them.
+    let loaded = replay_at(cluster.port(), &[text(&file)]);
+    assert_eq!(loaded.code, 0, "{}", loaded.stderr);
+    let (code, found, words) = verify(cluster.port(), &[]);
+    assert_eq!((code, found), (0, Vec::new()), "{words}");
+    let Target::Cluster(nodes) = &cluster else {
+        unreachable!("it was started as one")
+    };
+    call!(nodes.client(2), "FUNCTION", "FLUSH");
+    let (code, found, words) = verify(cluster.port(), &[]);
+    assert_eq!(
+        (code, found),
+        (1, vec![function("one"), function("two")]),
+        "{words}"
+    );
 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::command::target::{Dialect, Feature, Target};
 use crate::cursor::Cursor;
+use crate::encoding::string::Scratch;
 use crate::encoding::string::string;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict as Chosen;
@@ -72,7 +73,14 @@ impl Visitor for Worker<'_, '_> {
         let filter = &judge.v.options.filter;
         keys.for_each(task, filter, |met| match met {
             Met::Key(seen) => judge.key(&seen),
-            Met::Broken(error) => Err(error),
+            Met::Broken(error) | Met::BrokenAux(error) => Err(error),
+            Met::Function(function) if judge.v.options.functions => {
+                let mut libraries = judge.v.libraries.lock();
+                let libraries = libraries.as_mut();
+                libraries
+                    .expect("nothing panics while it holds them")
+                    .take(&function, &mut Scratch::new(1 << 20))
+            }
             Met::Function(_) | Met::Aux { .. } | Met::ModuleAux(_) => Ok(()),
         })?;
         judge.flush()?;
