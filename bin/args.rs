@@ -22,7 +22,8 @@ use crate::verify::VerifyArgs;
 ///
 /// Reads snapshots (dump.rdb) and append-only files of every Redis up to 8.10 and Valkey up to 9.1 and writes them as
 /// RESP commands, for redis-cli --pipe, for nc, or for later, or sends them straight to a server, a Cluster or a
-/// twemproxy. Of a live server it becomes a replica. Results go to stdout, everything else to stderr.
+/// twemproxy. Of a live server it becomes a replica. It compares what a server holds with a file, and tells whether files
+/// are whole and what is in them. Results go to stdout, everything else to stderr.
 #[derive(Debug, Parser)]
 #[command(
     name = "redis-migration",
@@ -39,7 +40,8 @@ pub struct Cli {
 const EXITS: &str = "\
 Exit codes:
   0    all that was asked is done
-  1    finished, but something was rejected, a log ended within a command, or a server was started anew meanwhile
+  1    finished, but something was rejected or differs, a log ended within a command, or a server was started anew
+       meanwhile
   2    wrong usage
   3    input corrupt, truncated or of an unknown version (byte offset and key are named)
   4    source or destination not reachable, or it refused the login

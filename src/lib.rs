@@ -21,6 +21,10 @@
 //!
 //! A server that still runs is copied to files first, by becoming its replica ([`replica`]); these then go both ways.
 //!
+//! Who only looks at a snapshot goes through the same tasks with workers of their own ([`walk`]): [`check`],
+//! [`report`], and [`verify`], which asks a destination. Of a log the last two see the snapshot that [`dataset`] makes
+//! of it, and JSON lines ([`jsonl`]) become a snapshot before anything reads them.
+//!
 //! [`pipeline::convert`] runs the first, [`aof::convert::Conversion`] both. The library never prints and never exits.
 
 pub mod aof;
