@@ -125,7 +125,7 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
             "is it the right file? A snapshot begins with REDIS or VALKEY, an append-only file with * or #"
         }
         ErrorKind::BadLog { .. } => {
-            "if nothing of use stands behind it, shorten a copy of the file to what a repair would keep; redis-check-aof --fix does so"
+            "if nothing of use stands behind it, redis-migration check --repair OUT writes a copy of what stands before it"
         }
         ErrorKind::TornLog { .. } => "was it copied while it was written? Fetch it again",
         ErrorKind::Command { .. } => {

@@ -56,7 +56,8 @@ const ENDING: &str = "\
 Memory is what a Redis 7.0 with default settings would hold once the file is loaded; the report says how far that was off \
 where it was measured. Of append-only files the data set is counted that they leave.
 
-Exit codes: 0 done; 2 usage; 3 a file is damaged, and what stands before that is counted; 5 FILE exists; 74 a local file; \
+Exit codes: 0 done; 1 a log ends within a command, and what stands before that is counted; 2 usage; 3 a file is damaged, and
+of a snapshot what stands before that is counted; 5 FILE exists; 74 a local file; \
 75 --lock is held; 130 and 143 signals.";
 
 #[derive(Debug, Clone, Args)]
@@ -275,9 +276,11 @@ impl<'a> Job<'a> {
             let Snapshots { inputs, torn } =
                 snapshots::data_set(&sets, &args.input, &args.logs, progress, self.log)?;
             self.summary.torn = torn;
-            return inputs
-                .iter()
-                .try_for_each(|input| self.input(collection, input, None, progress));
+            for input in &inputs {
+                self.input(collection, input, None, progress)?;
+                collection.is_of_a_log(torn);
+            }
+            return Ok(());
         }
         for piece in sets.into_iter().flat_map(|set| set.pieces) {
             let source = &piece.source;
@@ -288,7 +291,7 @@ impl<'a> Job<'a> {
                 Kind::Snapshot | Kind::JsonLines | Kind::Manifest | Kind::Directory => false,
             };
             if is_log {
-                let commands = commands(source, 0, progress).map_err(|e| (name.clone(), e))?;
+                let commands = self.commands(source, 0, progress)?;
                 self.passed_over(&name, commands);
                 collection.note_log(&name, source.file_bytes, commands);
                 continue;
@@ -337,7 +340,7 @@ impl<'a> Job<'a> {
         let error = found.error.take();
         if let (true, Some(source)) = (found.info.commands_follow, source) {
             let from = found.info.end.unwrap_or(0);
-            let commands = commands(source, from, progress).map_err(|e| (name.clone(), e))?;
+            let commands = self.commands(source, from, progress)?;
             self.passed_over(&name, commands);
             collection.note_commands(commands);
             found.info.trailing = 0;
@@ -354,6 +357,22 @@ impl<'a> Job<'a> {
             Some(error) => drop(self.damage.get_or_insert((name, error))),
         }
         Ok(())
+    }
+
+    /// How many commands a log holds, up to its end or its damage.
+    fn commands(
+        &mut self,
+        source: &Source,
+        from: u64,
+        progress: &Progress,
+    ) -> Result<u64, (String, Error)> {
+        let mut commands = 0;
+        match count(source, from, progress, &mut commands) {
+            Ok(()) => {}
+            Err(error) if ends(&error) => return Err((source.name.clone(), error)),
+            Err(error) => drop(self.damage.get_or_insert((source.name.clone(), error))),
+        }
+        Ok(commands)
     }
 
     fn passed_over(&self, name: &str, commands: u64) {
@@ -394,7 +413,11 @@ impl<'a> Job<'a> {
     /// What is left to say: damage, what failed, and the summary.
     fn ending(mut self, signal: Option<i32>) -> Exit {
         let hide = self.args.manners.hide_keys;
-        let (mut exit, mut whole) = (Exit::Done, true);
+        let mut whole = true;
+        let mut exit = match self.summary.torn {
+            true => Exit::Rejected,
+            false => Exit::Done,
+        };
         if let Some((name, error)) = &self.damage {
             exit = Exit::of(error);
             self.log.failure(&format!(
@@ -481,21 +504,25 @@ impl<'a> Job<'a> {
     }
 }
 
-/// How many commands a log has from here on, up to where it cannot be read.
-fn commands(source: &Source, from: u64, progress: &Progress) -> redis_migration::Result<u64> {
+/// Counts the commands of a log from a byte of its file on.
+fn count(
+    source: &Source,
+    from: u64,
+    progress: &Progress,
+    commands: &mut u64,
+) -> redis_migration::Result<()> {
     let file = source.file.try_clone();
     let file = file.map_err(|e| Error::io(format!("{} cannot be read", source.name), e))?;
     let mut reader = Reader::new(file, &source.name, from, false, None);
-    let mut commands = 0;
     loop {
         progress.check_stop()?;
-        match reader.next(|_, _| true) {
-            Ok(Event::Plain { commands: some, .. } | Event::Transaction { commands: some, .. }) => {
-                commands += some;
+        match reader.next(|_, _| true)? {
+            Event::Plain { commands: some, .. } | Event::Transaction { commands: some, .. } => {
+                *commands += some;
             }
-            Ok(Event::Command { .. }) => commands += 1,
-            Ok(Event::Time(_) | Event::Stray) => {}
-            Ok(Event::Dry | Event::Until) | Err(_) => return Ok(commands),
+            Event::Command { .. } => *commands += 1,
+            Event::Time(_) | Event::Stray => {}
+            Event::Dry | Event::Until => return Ok(()),
         }
     }
 }

@@ -877,3 +877,46 @@ fn what_is_about_commands_has_no_meaning_for_lines() {
     let run = replay(&["--dry-run", "-p", "1", text(&path)]);
     assert_eq!(run.code, 4, "{}", run.stderr);
 }
+
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("log.aof");
+    std::fs::write(&log, "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n").expect("a log");
+    let redis = fixture("all_types_redis-7.0_v10.rdb");
+    let valkey = fixture("all_types_valkey-9.1_v80.rdb");
+    for (inputs, code) in [
+        ([&log, &redis], 5),
+        ([&redis, &log], 0),
+        ([&redis, &valkey], 5),
+        ([&redis, &redis], 0),
+    ] {
+        let run = convert(&["--format", "jsonl", text(inputs[0]), text(inputs[1])]);
+        assert_eq!(run.code, code, "{inputs:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_select_among_the_commands_is_refused() {
+    let lines = b"{\"db\":3,\"command\":[\"Select\",\"5\"]}\n{\"db\":3,\"command\":[\"SET\",\"a\",\"b\"]}\n";
+    let (_dir, file) = crate::support::log_file(lines);
+    let run = convert(&[text(&file)]);
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("line 1: command: SELECT"),
+        "{}",
+        run.stderr
+    );
+}
+
+/// The oldest type that a stream fits into is one that a server of its file's version knows.
+#[test]
+fn lines_of_a_7_0_are_whole_to_a_deep_check() {
+    let lines = converted(&[
+        "--format",
+        "jsonl",
+        text(&fixture("all_types_redis-7.0_v10.rdb")),
+    ]);
+    let run = crate::support::cli::run(&["check", "--deep", "-"], Some(&lines));
+    assert_eq!(run.code, 0, "{}", String::from_utf8_lossy(&run.stdout));
+}

@@ -7,12 +7,13 @@ use std::thread::{Scope, ScopedJoinHandle};
 use super::read::{Event, Reader, Tail, inside};
 use crate::command::encode::{Form, OnError, Settings};
 use crate::command::rewrite::{Keep, Rewriter};
+use crate::cursor::Cursor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::filter::Verdict;
 use crate::input::Input;
 use crate::pipeline::{self, Options, Progress, Report, Stream};
 use crate::rdb::expiry::for_each_expiry;
-use crate::rdb::type_name;
+use crate::rdb::{Format, type_name};
 use crate::resp::parse::{Command, Record};
 use crate::resp::write::{Block, Blocks, Out};
 use crate::sink::Sink;
@@ -40,6 +41,10 @@ pub struct Conversion<'s> {
     pub stream: Stream,
     rewriter: Rewriter<'s>,
     taken: u64,
+    /// Whether commands of a log were written.
+    wrote_commands: bool,
+    /// Whether the snapshots written so far are Valkey's.
+    is_valkey: Option<bool>,
 }
 
 impl<'s> Conversion<'s> {
@@ -52,6 +57,8 @@ impl<'s> Conversion<'s> {
             stream,
             rewriter: Rewriter::new(settings),
             taken: 0,
+            wrote_commands: false,
+            is_valkey: None,
         }
     }
 
@@ -64,6 +71,12 @@ impl<'s> Conversion<'s> {
         reject: &mut Rejected<'_>,
         progress: &Progress,
     ) -> Report {
+        if let Err(error) = self.fits_behind(input) {
+            return Report {
+                error: Some(error),
+                ..Report::default()
+            };
+        }
         let mut report = pipeline::convert(
             input,
             self.settings,
@@ -79,6 +92,29 @@ impl<'s> Conversion<'s> {
             report.error.get_or_insert(error);
         }
         report
+    }
+
+    /// JSON lines are read as one snapshot with a log behind it, so what could not be read again is not written.
+    fn fits_behind(&mut self, input: &Input) -> Result<()> {
+        if self.settings.form == Form::Commands {
+            return Ok(());
+        }
+        if self.wrote_commands {
+            return Err(Error::unfit(
+                "JSON lines hold keys before commands: bring a snapshot that follows a log into a file of its own",
+            ));
+        }
+        // What cannot be parsed is told by who reads it.
+        let Ok(format) = Format::parse(&mut Cursor::new(&input.data, 0), true) else {
+            return Ok(());
+        };
+        if *self.is_valkey.get_or_insert(format.valkey) != format.valkey {
+            return Err(Error::unfit(
+                "JSON lines are of one kind of server: bring snapshots whose magic is VALKEY, and those whose magic is \
+                 REDIS, into files of their own",
+            ));
+        }
+        Ok(())
     }
 
     /// Remembers the true times of what the encoder wrote as held.
@@ -158,6 +194,7 @@ impl<'s> Conversion<'s> {
         if self.settings.form == Form::Commands {
             return self.commands(reader, sink, reject, progress, true);
         }
+        self.wrote_commands = true;
         // Each time begins with the database that it is in.
         self.stream.db = None;
         let mut lines = JsonLines::new(sink, progress);

@@ -79,7 +79,7 @@ pub fn element(out: &mut impl Put, element: Element<'_>) -> Result<()> {
 /// As [`text`], all of which stays where it is: for names, which stand before things that may turn out to be broken.
 #[inline]
 pub fn name(out: &mut impl Put, bytes: &[u8]) {
-    if is_text(bytes) {
+    if bytes.len() < GIANT && is_text(bytes) {
         out.put(b"\"");
         escaped(out, bytes);
         out.put(b"\"");

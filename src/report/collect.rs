@@ -456,6 +456,17 @@ impl<'a> Collection<'a> {
         });
     }
 
+    /// The last input was a data set that was made of a log; `torn`: whose end was left out.
+    pub fn is_of_a_log(&mut self, torn: bool) {
+        if let Some(input) = self.inputs.last_mut() {
+            input.has_log = true;
+            if torn {
+                let text = "the log ends within a command or a transaction, which is left out";
+                input.damage.get_or_insert(text.to_owned());
+            }
+        }
+    }
+
     /// All that was found.
     pub fn report(self, created: String) -> Report {
         let Collection {

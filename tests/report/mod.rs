@@ -14,7 +14,9 @@ use redis_migration::rdb::Attributes;
 use redis_migration::rdb::write::Writer;
 use serde_json::Value;
 
-use crate::support::cli::{Run, code, program, run, wait};
+use crate::support::cli::{Run, code, program, replay_at, run, wait};
+use crate::support::client::call;
+use crate::support::server::Server;
 use crate::support::{fixture, fixtures, log_fixture, name_of, text};
 
 fn report(args: &[&str]) -> Run {
@@ -407,18 +409,45 @@ fn names_can_be_hidden() {
 }
 
 #[test]
-fn a_log_is_not_counted_and_that_is_said() {
-    let alone = log_fixture("multi_redis-2.4.18.aof");
-    let run = report(&[text(&alone)]);
-    assert_eq!((run.code, run.stdout.len()), (2, 0), "{}", run.stderr);
-    assert!(run.stderr.contains("no snapshot"), "{}", run.stderr);
-    for name in ["preamble_redis-5.0.14.aof", "multipart_redis-7.0.15"] {
-        let run = report(&["--format", "json", text(&log_fixture(name))]);
+fn of_a_log_its_data_set_is_counted_or_its_base_alone() {
+    for name in [
+        "multi_redis-2.4.18.aof",
+        "preamble_redis-5.0.14.aof",
+        "multipart_redis-7.0.15",
+    ] {
+        let log = log_fixture(name);
+        let run = report(&["--format", "json", text(&log)]);
         assert_eq!(run.code, 0, "{}", run.stderr);
-        assert!(run.stderr.contains("not looked at"), "{}", run.stderr);
-        let inputs = json(&run)["inputs"].clone();
-        let inputs = inputs.as_array().expect("a list");
+        let whole = json(&run);
+        let server = Server::start("redis-7.0");
+        let loaded = replay_at(server.port, &[text(&log)]);
+        assert_eq!(loaded.code, 0, "{}", loaded.stderr);
+        let keyspace = call!(server.client(), "INFO", "keyspace").text();
+        let keys: u64 = keyspace
+            .lines()
+            .filter_map(|line| {
+                line.split_once(":keys=")?
+                    .1
+                    .split_once(',')?
+                    .0
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum();
+        assert_eq!(whole["totals"]["keys"], keys, "{name}: {keyspace}");
+
+        let base = report(&["--base-only", "--format", "json", text(&log)]);
+        if name.starts_with("multi_") {
+            assert_eq!((base.code, base.stdout.len()), (2, 0), "{}", base.stderr);
+            assert!(base.stderr.contains("no snapshot"), "{}", base.stderr);
+            continue;
+        }
+        assert_eq!(base.code, 0, "{}", base.stderr);
+        assert!(base.stderr.contains("not looked at"), "{}", base.stderr);
+        let base = json(&base);
+        let inputs = base["inputs"].as_array().expect("a list");
         assert!(inputs.iter().any(|input| input["has_log"] == true));
+        assert_ne!(base["totals"]["bytes"], whole["totals"]["bytes"], "{name}");
     }
 }
 
@@ -433,4 +462,39 @@ fn a_closed_reader_ends_it_as_sigpipe_does() {
         .expect("the program");
     drop(child.stdout.take());
     assert_eq!(code(wait(&mut child, Duration::from_secs(20))), 141);
+}
+
+#[test]
+fn a_log_that_ends_within_a_command_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("log.aof");
+    std::fs::write(
+        &log,
+        "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*2\r\n$3\r\nDE",
+    )
+    .expect("a log");
+    let run = run(&["report", "--format", "json", text(&log)], None);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    let report: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(report["totals"]["keys"], 1);
+    let input = &report["inputs"][0];
+    assert_eq!(input["has_log"], true);
+    let damage = input["damage"].as_str().expect("words");
+    assert!(damage.contains("within a command"), "{damage}");
+}
+
+#[test]
+fn a_broken_log_behind_the_snapshot_is_told_by_base_only_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("log.aof");
+    let mut bytes = std::fs::read(fixture("all_types_redis-7.0_v10.rdb")).expect("a snapshot");
+    bytes.extend_from_slice(b"*1\r\n$4\r\nPING\r\n*x\r\n");
+    std::fs::write(&log, bytes).expect("a log");
+    let run = run(
+        &["report", "--base-only", "--format", "json", text(&log)],
+        None,
+    );
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    let report: Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(report["totals"]["keys"], 44);
 }

@@ -439,7 +439,13 @@ impl Loader {
             log.write_all(&command)?;
         }
         write!(log, "*{argc}\r\n")?;
+        let mut is_name = true;
         for_each(args, |arg: Text<'_>| {
+            // The lines behind it would go to another database than they say.
+            let is_select = arg.len()? == 6 && arg.bytes()?.eq_ignore_ascii_case(b"SELECT");
+            if std::mem::take(&mut is_name) && is_select {
+                return Err(Wrong::what("SELECT: the database stands in db"));
+            }
             write!(log, "${}\r\n", arg.len()?)?;
             arg.write(log)?;
             Ok(log.write_all(b"\r\n")?)

@@ -326,7 +326,7 @@ impl Stream {
             TypeByte::StreamListpacks4
         } else if tail.counters.is_none() {
             TypeByte::StreamListpacks
-        } else if consumers.any(|consumer| consumer.active_time_ms.is_none()) {
+        } else if consumers.all(|consumer| consumer.active_time_ms.is_none()) {
             TypeByte::StreamListpacks2
         } else {
             TypeByte::StreamListpacks3
