@@ -131,9 +131,7 @@ fn next_step(error: &Error, on_error: OnError) -> Option<&'static str> {
         ErrorKind::Command { .. } => {
             "--on-error continue leaves out such commands and lists them with --rejects FILE; --not-key and --not-db leave them out by name"
         }
-        ErrorKind::UnknownEffect { .. } => {
-            "let a server load the log, and take a snapshot of that; --base-only reports what stands before the log"
-        }
+        ErrorKind::UnknownEffect { .. } => "let a server load the log, and take a snapshot of that",
         ErrorKind::MissingPart { .. } => {
             "was the directory copied while the server rewrote its log? Copy it again, all files of one moment"
         }

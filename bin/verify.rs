@@ -479,11 +479,22 @@ impl Run<'_> {
     ) -> Exit {
         let manners = &self.args.manners;
         let counts = report.counts();
-        let mut exit =
-            match counts.different + report.extra() + report.of_kind(verify::Kind::Function) {
-                0 if !report.torn => Exit::Done,
-                _ => Exit::Rejected,
-            };
+        // What is too long for the proxy cannot have come by it.
+        let wrong = counts.different
+            + counts.not_compared.too_long
+            + report.extra()
+            + report.of_kind(verify::Kind::Function);
+        let mut exit = match wrong {
+            0 if !report.torn => Exit::Done,
+            _ => Exit::Rejected,
+        };
+        if self.args.transform.transform().changes_expiry() && counts.expired > 0 {
+            self.log.warning(&format!(
+                "{} keys whose time in the file has passed were not compared, though their times were changed on the way: \
+                 --now TIME, with the time of the load, compares those that lived then",
+                HumanCount(counts.expired)
+            ));
+        }
         if let Some((name, error)) = &failed {
             if outcome::is_broken_pipe(error) {
                 outcome::die_by_sigpipe();

@@ -1,6 +1,6 @@
 //! Digests: a script reduces a value to 40 hexadecimal digits at the destination, and the same is made of the file's.
 //!
-//! A string's digest is the SHA-1 of its bytes. Of the others each element becomes a text in which every part stands
+//! The type stands before the digest. A string's digest is the SHA-1 of its bytes. Of the others each element becomes a text in which every part stands
 //! behind its length and a colon: of lists the element, of sets the member, of sorted sets the member and the score with
 //! 17 significant digits as C prints `%.17g`, of hashes the field, the value and the field's expiry in milliseconds or
 //! -1. Lists: the SHA-1 of these texts behind each other. The others: of each text its SHA-1 in lower-case hexadecimal
@@ -18,11 +18,11 @@ use crate::value::{Kind as Type, Room, Templates, TypeByte};
 
 const SCRIPT: &[u8] = b"local k=KEYS[1] local t=redis.call('TYPE',k).ok \
 local function p(s) return #s..':'..s end \
-if t=='string' then return redis.sha1hex(redis.call('GET',k)) end \
+if t=='string' then return t..':'..redis.sha1hex(redis.call('GET',k)) end \
 local o={} \
 if t=='list' then local n=redis.call('LLEN',k) \
 for i=0,n-1,1000 do for _,e in ipairs(redis.call('LRANGE',k,i,i+999)) do o[#o+1]=p(e) end end \
-return redis.sha1hex(table.concat(o)) end \
+return t..':'..redis.sha1hex(table.concat(o)) end \
 if t=='set' then for _,m in ipairs(redis.call('SMEMBERS',k)) do o[#o+1]=redis.sha1hex(p(m)) end \
 elseif t=='zset' then local a=redis.call('ZRANGE',k,0,-1,'WITHSCORES') \
 for i=1,#a,2 do o[#o+1]=redis.sha1hex(p(a[i])..p(string.format('%.17g',tonumber(a[i+1])))) end \
@@ -33,7 +33,7 @@ for _,v in ipairs(redis.call('HPEXPIRETIME',k,'FIELDS',#f,unpack(f))) do x[#x+1]
 for i=1,#a,2 do local e=x[(i+1)/2] or -1 if e<0 then e=-1 end \
 o[#o+1]=redis.sha1hex(p(a[i])..p(a[i+1])..p(string.format('%.0f',e))) end \
 else return t end \
-table.sort(o) return redis.sha1hex(table.concat(o))";
+table.sort(o) return t..':'..redis.sha1hex(table.concat(o))";
 
 /// Whether there are digests of this type.
 pub(super) fn has(ty: TypeByte) -> bool {
@@ -61,7 +61,7 @@ pub(super) fn of(
         let mut c = value;
         let text = string(&mut c)?.load(&mut room.one)?;
         let mut digits = itoa::Buffer::new();
-        return Ok(hex(text.as_bytes(&mut digits)));
+        return Ok(sum(ty, text.as_bytes(&mut digits)));
     }
     items.fill(value, ty, templates, room, fields)?;
     let mut text = Vec::new();
@@ -74,7 +74,7 @@ pub(super) fn of(
         for one in items.iter() {
             put(&mut text, one.name);
         }
-        return Ok(hex(&text));
+        return Ok(sum(ty, &text));
     }
     let mut all = Vec::with_capacity(items.len());
     for one in items.iter() {
@@ -95,7 +95,12 @@ pub(super) fn of(
         all.push(hex(&text));
     }
     all.sort_unstable();
-    Ok(hex(all.concat().as_bytes()))
+    Ok(sum(ty, all.concat().as_bytes()))
+}
+
+/// What is compared: values of two types may be of the same bytes.
+fn sum(ty: TypeByte, bytes: &[u8]) -> String {
+    format!("{}:{}", ty.kind().name(), hex(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

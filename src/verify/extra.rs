@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{BufReader, BufWriter, ErrorKind as IoKind, Read, Seek, SeekFrom, Write};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
@@ -80,7 +81,9 @@ pub(super) fn look(
     // Where two names of the inputs can be one at the destination, numbers say nothing.
     let is_plain = inputs.len() == 1 && transform.db_map.is_empty() && !transform.renames();
     let all_told = servers.iter().all(|server| server.keys_known);
-    if is_plain && options.filter.is_open() && all_told && held == present {
+    // One that was counted and has gone since would leave room for one that should not be there.
+    let all_stay = v.soonest_ms.load(Ordering::Relaxed) > v.clock.now_there_ms();
+    if is_plain && options.filter.is_open() && all_told && held == present && all_stay {
         return Ok(Looked::Counted);
     }
     let hasher = RandomState::default();
@@ -205,7 +208,7 @@ impl Visitor for Names<'_, '_> {
         let mut hashes = Vec::new();
         self.keys.for_each(task, self.filter, |met| {
             if let Met::Key(seen) = met
-                && seen.verdict != Verdict::Expired
+                && (seen.verdict != Verdict::Expired || self.transform.changes_expiry())
             {
                 let db = self.transform.db(seen.db);
                 self.transform.rename(seen.name, &mut self.renamed);
@@ -252,10 +255,11 @@ fn concerns(options: &Options, name: &[u8]) -> bool {
 /// Whether keys that are chosen could be in this database of the destination.
 fn concerns_db(options: &Options, db: u64) -> bool {
     let (filter, transform) = (&options.filter, &options.transform);
-    let leads_here = |from: &u64| transform.db(*from) == db;
+    let leads_here = |from: &u64| transform.db(*from) == db && !filter.not_dbs.contains(from);
     match &filter.dbs {
         Some(dbs) => dbs.iter().any(leads_here),
-        None => !filter.not_dbs.iter().any(leads_here),
+        None if filter.not_dbs.is_empty() => true,
+        None => leads_here(&db) || transform.db_map.iter().any(|(from, _)| leads_here(from)),
     }
 }
 

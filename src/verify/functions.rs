@@ -127,7 +127,16 @@ fn name_of(code: &[u8]) -> &[u8] {
     let line = code.split(|b| *b == b'\n').next().unwrap_or_default();
     line.split(|b| b.is_ascii_whitespace())
         .find_map(|word| word.strip_prefix(b"name="))
+        .map(unquoted)
         .unwrap_or_default()
+}
+
+/// The first line is taken apart as a line of redis-cli is, so that the name may stand in quotes.
+fn unquoted(word: &[u8]) -> &[u8] {
+    match word {
+        [b'"', name @ .., b'"'] | [b'\'', name @ .., b'\''] => name,
+        _ => word,
+    }
 }
 
 /// A library in a word: texts that differ within have other sums.

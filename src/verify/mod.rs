@@ -18,7 +18,8 @@
 //! - consumers without pending entries before 6.2, which has no command that makes them;
 //! - keys and fields whose time has passed.
 //!
-//! Function libraries are not looked at. Idle times and access frequencies change by being looked at, and are not compared.
+//! Function libraries are compared by their source, and never those that a destination has beside them. Idle times and
+//! access frequencies change by being looked at, and are not compared.
 
 mod clock;
 mod digest;
@@ -33,7 +34,7 @@ mod stream;
 mod vectors;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cursor::Cursor;
@@ -343,6 +344,8 @@ pub struct Verifier<'p> {
     different: AtomicU64,
     /// Of the sample: the highest hash that belongs to it.
     sample_up_to: Option<u64>,
+    /// The nearest expiry of the keys that were compared, Unix time in milliseconds.
+    soonest_ms: AtomicI64,
     /// Function libraries of the inputs.
     libraries: Mutex<functions::Expected>,
 }
@@ -380,6 +383,7 @@ impl<'p> Verifier<'p> {
             progress,
             different: AtomicU64::new(0),
             sample_up_to,
+            soonest_ms: AtomicI64::new(i64::MAX),
             libraries: Mutex::default(),
         })
     }

@@ -36,6 +36,8 @@ pub(super) struct Can {
     pub(super) many: bool,
     /// HPEXPIRETIME.
     pub(super) field_expiry: bool,
+    /// Whether there may be expiries of fields that cannot be asked for.
+    pub(super) blind: bool,
     /// Only by a script.
     pub(super) by_script: bool,
 }
@@ -237,7 +239,9 @@ impl Pieces<'_, '_, '_> {
                     value: value.bytes().unwrap_or_default(),
                     number: times
                         .as_ref()
-                        .map_or(want.number, |times| times.get(n).copied().unwrap_or(-1)),
+                        .map_or(if self.can.blind { want.number } else { -1 }, |times| {
+                            times.get(n).copied().unwrap_or(-1)
+                        }),
                     ..want
                 }),
             };

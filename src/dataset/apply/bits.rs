@@ -148,6 +148,12 @@ fn bitfield(state: &mut State, args: &[&[u8]]) -> Done {
             _ if fits => wanted,
             // A write takes the lowest bits.
             Overflow::Wrap => wanted,
+            // Servers take the distance to the largest number in 64 bits, and what does not fit there for an overflow.
+            Overflow::Saturate
+                if sets && width.signed && width.most() - wanted > i128::from(i64::MAX) =>
+            {
+                width.most()
+            }
             Overflow::Saturate => wanted.clamp(width.least(), width.most()),
             Overflow::Fail => continue,
         };

@@ -217,6 +217,11 @@ impl Search {
             if self.descending {
                 found.reverse();
             }
+            if found.len() > most && most > 0 && found[most - 1].0 == found[most].0 {
+                return Err(Fail::unknown(
+                    "members are at the same distance, and which of them COUNT leaves out is the server's to say",
+                ));
+            }
             found.truncate(most);
         }
         let mut made = Zset::default();

@@ -135,17 +135,13 @@ fn sort(state: &mut State, args: &[&[u8]]) -> Done {
             }
         }
     };
-    let is_zset = state
-        .keys
-        .read::<Zset>(key)
-        .is_ok_and(|zset| zset.is_some());
     if unsorted && is_set {
         // A set has no order to keep, so that servers make one that all of them make.
         (unsorted, sort.alpha, sort.by) = (false, true, None);
     }
     if !unsorted {
         elements = sorted(state, &sort, elements)?;
-    } else if is_zset && sort.descending {
+    } else if sort.descending {
         elements.reverse();
     }
     let len = elements.len() as i64;

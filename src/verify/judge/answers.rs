@@ -277,10 +277,27 @@ impl<'a> Judge<'_, 'a> {
                 },
                 More::Pieces(found) => {
                     let name = batch.name(n).to_vec();
-                    self.large(one, &name, *found, gone_ms, rows)?;
+                    match self.large(one, &name, *found, gone_ms, rows) {
+                        // It was of the right type before: somebody writes it, which a second reading shows.
+                        Err(error) if has_become_another(&error) => {
+                            let want = type_name(one.record.ty, one.value);
+                            rows.push(Kind::Type, want, "changed while it was read".to_owned());
+                        }
+                        other => other?,
+                    }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Whether an answer says that the key is gone or of another type than it was a moment before.
+fn has_become_another(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Refused { reply, .. } => ["WRONGTYPE", "ERR no such key", "NOGROUP"]
+            .iter()
+            .any(|begin| reply.starts_with(begin)),
+        _ => false,
     }
 }

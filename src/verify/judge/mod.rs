@@ -207,6 +207,7 @@ impl<'v, 'a> Judge<'v, 'a> {
                     && target.has(Feature::FieldExpiry)
                     && (!proxy || destination.can_eval),
                 by_script: proxy,
+                blind: !known || (proxy && !destination.can_eval),
             },
             manner: stream::Manner {
                 keeps_idle_consumers: known && target.has(Feature::CreateConsumer),
@@ -245,6 +246,15 @@ impl<'v, 'a> Judge<'v, 'a> {
                 return Ok(());
             }
         }
+        let db = options.transform.db(seen.db);
+        if options.destination.dialect.single_db() && db != 0 {
+            // Another key of that name may stand in database 0, and would be taken for this one.
+            return Err(Error::unfit(format!(
+                "the file holds keys of database {}, and the destination has database 0 only; choose one with --db N, and \
+                 say with --db-map N=0 where it went",
+                seen.db
+            )));
+        }
         if let (Some(up_to), Mode::Sample { seed, .. }) = (self.v.sample_up_to, options.mode)
             && sample::hash(seed, seen.db, seen.name) > up_to
         {
@@ -268,7 +278,7 @@ impl<'v, 'a> Judge<'v, 'a> {
             return Ok(());
         }
         let one = One {
-            db: options.transform.db(seen.db),
+            db,
             db_in_file: seen.db,
             name: (0, 0),
             record: seen.record,
@@ -278,6 +288,11 @@ impl<'v, 'a> Judge<'v, 'a> {
                 .transform
                 .true_expiry(seen.record.attributes.expire_at_ms),
         };
+        if let Some(at) = one.expire_at_ms
+            && at < self.v.soonest_ms.load(Ordering::Relaxed)
+        {
+            self.v.soonest_ms.fetch_min(at, Ordering::Relaxed);
+        }
         self.batch.push(one, name);
         if self.batch.keys.len() >= BATCH_KEYS || self.batch.bytes >= BATCH_BYTES {
             self.flush()?;
