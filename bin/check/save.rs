@@ -192,6 +192,13 @@ fn save_log(
                     out.display()
                 )));
             }
+            let partial = partial_of(out);
+            if partial.symlink_metadata().is_ok() {
+                return Err(policy(format!(
+                    "{} exists: a killed run may have left it, or it is something else; remove it, or name another OUT",
+                    partial.display()
+                )));
+            }
             copy_set(set, &plan, out, progress)?;
         }
     }

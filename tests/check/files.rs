@@ -273,3 +273,21 @@ fn a_repaired_copy_is_what_a_server_starts_with() {
         run.stderr
     );
 }
+
+#[test]
+fn a_repaired_copy_removes_nothing_that_was_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let torn = dir.path().join("torn");
+    copy_dir(&log_fixture("multipart_redis-7.0.15"), &torn);
+    let last = torn.join("appendonly.aof.4.incr.aof");
+    let bytes = std::fs::read(&last).expect("a log");
+    std::fs::write(&last, &bytes[..bytes.len() - 3]).expect("a torn copy");
+    let out = dir.path().join("out");
+    let partial = dir.path().join("out.partial");
+    std::fs::create_dir(&partial).expect("a directory");
+    std::fs::write(partial.join("mine"), "mine").expect("a file");
+    let run = check(&["--repair", text(&out), text(&torn)]);
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    assert!(run.stderr.contains("out.partial exists"), "{}", run.stderr);
+    assert!(partial.join("mine").exists() && !out.exists());
+}
