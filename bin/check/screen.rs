@@ -231,7 +231,12 @@ fn of_snapshot(out: &mut String, snapshot: &Snapshot) {
         false => "lengths and checksum",
     };
     line(out, "looked at", depth);
-    if info.trailing > 0 && !info.commands_follow {
+    // What is a fault is told of among these.
+    let is_fault = snapshot
+        .faults
+        .iter()
+        .any(|fault| matches!(fault.error.kind(), ErrorKind::Trailing(_)));
+    if info.trailing > 0 && !info.commands_follow && !is_fault {
         let note = format!(
             "{} behind its end, which servers ignore",
             plural(info.trailing, "byte")
@@ -370,6 +375,7 @@ fn of_saved(out: &mut String, saved: &Saved, hide_keys: bool) {
             salvaged,
             is_whole,
             is_vouched,
+            not_in_it,
         } => {
             let whole = match is_whole {
                 true => "whole",
@@ -381,6 +387,15 @@ fn of_saved(out: &mut String, saved: &Saved, hide_keys: bool) {
                 "salvaged",
                 &format!("{keys} to {}, which is {whole}", path.display()),
             );
+            for left in not_in_it {
+                let text = format!(
+                    "{} of commands behind the snapshot (from {:#x} of {}): replay them after it",
+                    plural(left.bytes, "byte"),
+                    left.from,
+                    left.name
+                );
+                line(out, "NOT in it", &text);
+            }
             of_salvaged(out, salvaged, *is_vouched, hide_keys);
         }
     }
@@ -423,10 +438,22 @@ fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_key
         "",
         "what decodes is kept: bytes that were altered within a text show nowhere",
     );
+    if salvaged.modules + salvaged.libraries > 0 {
+        let libraries = plural(salvaged.libraries, "library").replace("librarys", "libraries");
+        let text = format!(
+            "{} and {libraries} in it were not looked into: a server may refuse them",
+            plural(salvaged.modules, "module value")
+        );
+        line(out, "", &text);
+    }
     for doubt in &salvaged.doubts {
         let why = match doubt.why {
-            Why::Before => "the last one before a hole: its value may go on there",
-            Why::Behind => "the first one behind a hole: an expiry of it may have been there",
+            Why::Before => {
+                "the last one before a hole: its value may go on there, or it is none at all"
+            }
+            Why::Behind => {
+                "the first one behind a hole: an expiry of it may have been there, or it is none at all"
+            }
             Why::Doubled => {
                 "left out: one of its name stands before it; a SELECTDB may have been in a hole between them"
             }
@@ -480,7 +507,7 @@ fn of_hole(out: &mut String, hole: &Hole, hide_keys: bool) {
             "",
             &format!(
                 "keys behind it are taken for db {db}, wrongly in part: RESIZEDB announces {}, and {} were found, so a \
-                 SELECTDB was in it",
+                 SELECTDB was in it, or something was taken for a key that is none",
                 HumanCount(announced),
                 HumanCount(found)
             ),

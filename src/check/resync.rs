@@ -292,12 +292,7 @@ impl<'a> Walker<'a> {
     /// follows snapshots in logs and in transfers.
     pub fn is_end(&self, end: usize) -> bool {
         let checksum = if self.format.version >= 5 { 8 } else { 0 };
-        match self.data.get(end + checksum..) {
-            Some([]) => true,
-            Some([b'*' | b'#', ..]) => true,
-            Some(mark) => mark.len() == 40 && mark.iter().all(u8::is_ascii_alphanumeric),
-            None => false,
-        }
+        self.data.get(end + checksum..).is_some_and(may_follow)
     }
 
     /// Follows records from `pos` on, up to `until` at least, and beyond `pass` without ending there; see [`CHAIN`].
@@ -495,6 +490,25 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Whether a snapshot can end where this stands behind its checksum: nothing, the mark of a replication transfer, or the
+/// head of a command or a time of a log. A single byte would say nothing: it stands there by chance now and then.
+pub fn may_follow(rest: &[u8]) -> bool {
+    match rest {
+        [] => true,
+        [b'#', ..] => rest.starts_with(b"#TS:"),
+        [b'*', rest @ ..] => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            (1..=10).contains(&digits) && rest[digits..].starts_with(b"\r\n$")
+        }
+        _ => is_mark(rest),
+    }
+}
+
+/// Whether these are the forty bytes that end a replication transfer without a length.
+pub fn is_mark(rest: &[u8]) -> bool {
+    rest.len() == 40 && rest.iter().all(u8::is_ascii_alphanumeric)
+}
+
 /// An idle time or a frequency takes two bytes: where no other key has one it is more likely to be the end of what
 /// stands before.
 const STRAY: i32 = 6;
@@ -551,9 +565,10 @@ pub fn ends_itself(ty: TypeByte) -> bool {
         | StreamListpacks4
         | StreamListpacks5
         | HashTemplateListpack
-        | HashTemplateListpackRef
-        | Module2 => true,
+        | HashTemplateListpackRef => true,
         String | List | Set | Zset | Hash | Zset2 | HashMetadataPreGa | HashMetadata | Array
         | HashTemplateArray | HashTemplateArrayRef | Gcra | Hash2 | PathHash => false,
+        // A zero byte is an end of it wherever one of its opcodes may stand.
+        Module2 => false,
     }
 }

@@ -291,3 +291,50 @@ fn a_repaired_copy_removes_nothing_that_was_there() {
     assert!(run.stderr.contains("out.partial exists"), "{}", run.stderr);
     assert!(partial.join("mine").exists() && !out.exists());
 }
+
+#[test]
+fn what_lies_behind_the_end_and_is_nothing_known_is_a_fault() {
+    let whole = std::fs::read(fixture("all_types_redis-7.0_v10.rdb")).expect("a fixture");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("dump.rdb");
+    let mark = [b'a'; 40];
+    let command = b"*1\r\n$4\r\nPING\r\n";
+    for (behind, code) in [
+        (&b""[..], 0),
+        (&mark, 0),
+        (command, 0),
+        (b"garbage", 3),
+        (&whole, 3),
+    ] {
+        std::fs::write(&path, [&whole[..], behind].concat()).expect("a copy");
+        let run = check(&[text(&path)]);
+        let shown = String::from_utf8(run.stdout).expect("text");
+        assert_eq!(run.code, code, "{shown}");
+        let words = format!("{} bytes that are neither commands", behind.len());
+        assert_eq!(shown.contains(&words), code == 3, "{shown}");
+        let place = format!("at byte {:#x}", whole.len());
+        assert!(code == 0 || shown.contains(&place), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_salvaged_of_a_log_says_which_commands_are_not_in_it() {
+    let whole = std::fs::read(fixture("mixed_redis-7.0_v10.rdb")).expect("a fixture");
+    let command = b"*1\r\n$4\r\nPING\r\n";
+    let mut bytes = [&whole[..], command].concat();
+    bytes[300_000..304_096].fill(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("appendonly.aof");
+    std::fs::write(&path, &bytes).expect("a damaged copy");
+    let out = dir.path().join("out.rdb");
+    let run = check(&["--salvage", text(&out), text(&path)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    let words = format!("NOT in it    {} bytes of commands behind", command.len());
+    assert!(shown.contains(&words), "{shown}");
+    let (_, objects) = found(&["--force", "--salvage", text(&out), text(&path)]);
+    let left = &objects[0]["saved"]["commands_not_in_it"][0];
+    assert_eq!(
+        (&left["from"], &left["bytes"]),
+        (&Value::from(whole.len()), &Value::from(command.len()))
+    );
+}
