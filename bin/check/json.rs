@@ -190,6 +190,7 @@ fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
             "bytes_lost": salvaged.bytes_lost,
             "doubled_keys_left_out": salvaged.doubled,
             "has_end": salvaged.has_end,
+            "libraries_may_be_lost": salvaged.is_head_hit,
             "module_values": salvaged.modules,
             "libraries": salvaged.libraries,
             "commands_not_in_it": not_in_it.iter().map(|left| json!({

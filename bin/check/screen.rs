@@ -34,20 +34,38 @@ pub fn of(checked: &Checked, saved: Option<&Saved>, hide_keys: bool) -> String {
         line(&mut out, "verdict", verdict_of_set(checked));
     }
     for file in &checked.files {
-        of_file(&mut out, file, saved.is_some(), hide_keys);
+        // What needs no salvage may still end within a command.
+        let is_saved = saved.is_some_and(|saved| !matches!(saved, Saved::NoNeed));
+        of_file(&mut out, file, is_saved, hide_keys);
     }
-    if let Some(saved) = saved {
-        of_saved(&mut out, saved, hide_keys);
+    match saved {
+        Some(Saved::NoNeed) if checked.verdict() != Verdict::Whole => {
+            line(&mut out, "saved", "nothing: the snapshot is whole");
+        }
+        Some(saved) => of_saved(&mut out, saved, hide_keys),
+        None => {}
     }
     out
 }
 
 fn verdict_of_set(checked: &Checked) -> &'static str {
     match checked.verdict() {
+        Verdict::Whole if is_read_in_part(checked) => {
+            "whole up to the time asked for; what stands behind it was not read"
+        }
         Verdict::Whole => "whole: all AOF files and manifest are valid",
         Verdict::Torn => "ends within a command; servers cut that off and start",
         Verdict::Damaged => "damaged: a server would not start with it",
     }
+}
+
+/// Whether it was read up to a time only.
+fn is_read_in_part(checked: &Checked) -> bool {
+    checked.files.iter().any(|file| {
+        file.log
+            .as_ref()
+            .is_some_and(|log| matches!(log.ending, Ending::Until))
+    })
 }
 
 fn line(out: &mut String, label: &str, text: &str) {
@@ -299,7 +317,8 @@ fn verdict(file: &CheckedFile, hide_keys: bool) -> String {
                 false => format!("damaged: {ends}, and other files follow it"),
             }
         }
-        Some(Ending::Clean | Ending::Until) | None => {
+        Some(Ending::Until) => "whole up to the time asked for; the rest was not read".to_owned(),
+        Some(Ending::Clean) | None => {
             let keys = file.snapshot.as_ref().map(|s| s.info.keys);
             match (keys, &file.log) {
                 (Some(keys), None) => format!("whole, {}", plural(keys, "key")),
@@ -424,6 +443,10 @@ fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_key
             "",
             &format!("and {more} more; --most N lists more of them"),
         );
+    }
+    if salvaged.is_head_hit {
+        let text = "function libraries stand before the first key: some may have been in a hole";
+        line(out, "", text);
     }
     if salvaged.doubled > 0 {
         let keys = plural(salvaged.doubled, "key");

@@ -20,6 +20,27 @@ const CHAIN: usize = 8;
 /// Values among these that are broken inside, with lengths that lead on: damage seldom comes alone.
 const CHAIN_BROKEN: usize = 64;
 
+/// Fields about the file that servers write.
+const AUX: [&[u8]; 11] = [
+    b"redis-ver",
+    b"valkey-ver",
+    b"redis-bits",
+    b"ctime",
+    b"used-mem",
+    b"repl-stream-db",
+    b"repl-id",
+    b"repl-offset",
+    b"aof-preamble",
+    b"aof-base",
+    b"lua",
+];
+
+/// What one of these weighs, or a library that says its engine.
+const HEAD: i32 = 40;
+
+/// What a hash template weighs.
+const TEMPLATE: i32 = 8;
+
 /// Databases of a higher number no server has been seen with.
 const DB_PLAUSIBLE: u64 = 1 << 16;
 
@@ -349,7 +370,26 @@ impl<'a> Walker<'a> {
                     others += 1;
                     at = end;
                 }
-                Step::Hint { end, .. } | Step::Other { end } | Step::Template { end, .. } => {
+                Step::Template { id, end, .. } => {
+                    // They stand by the thousand before the first key, each with an id of its own.
+                    if names.contains(&id) {
+                        return Ok(chain);
+                    }
+                    if names.len() < 2 * CHAIN {
+                        names.push(id);
+                    }
+                    weight += TEMPLATE;
+                    clean += 1;
+                    at = end;
+                }
+                Step::Other { end } => {
+                    if self.may_be_head(at) {
+                        weight += HEAD;
+                    }
+                    others += 1;
+                    at = end;
+                }
+                Step::Hint { end, .. } => {
                     others += 1;
                     at = end;
                 }
@@ -472,6 +512,9 @@ impl<'a> Walker<'a> {
             }
             [opcode::FREQ, _, byte, ..] => self.may_be_key(byte),
             [opcode::IDLE | opcode::KEY_META, ..] => true,
+            [opcode::AUX | opcode::FUNCTION2 | opcode::MODULE_AUX, ..] => self.may_be_head(pos),
+            // An id in plain lengths.
+            [opcode::HASH_TEMPLATE, id, ..] => id <= 0x81,
             [ty, name, ..] => match TypeByte::from_byte(ty, self.format.valkey) {
                 // A name in plain lengths, an integer, or a packed one.
                 // Within a run of zeros there is nothing.
@@ -481,6 +524,26 @@ impl<'a> Walker<'a> {
                 None => false,
             },
             [_] | [] => false,
+        }
+    }
+
+    /// Whether what stands at `pos` looks like a field about the file, a library, or a module's own data.
+    fn may_be_head(&self, pos: usize) -> bool {
+        let rest = &self.data[pos..];
+        match *rest {
+            // Names are short and never packed.
+            [opcode::AUX, len, ref rest @ ..] => {
+                let name = rest.get(..usize::from(len));
+                name.is_some_and(|name| AUX.contains(&name))
+            }
+            // Its source says its engine first. Where that is packed, it begins as it stands behind two lengths.
+            [opcode::FUNCTION2, ref rest @ ..] => {
+                let begin = &rest[..rest.len().min(14)];
+                begin.windows(2).any(|pair| pair == b"#!")
+            }
+            // A module's id takes eight bytes.
+            [opcode::MODULE_AUX, id, ..] => id == 0x81,
+            _ => false,
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Salvaged {
     pub has_end: bool,
     /// Position behind the end and its checksum, where that was found and something stands behind it.
     pub end: Option<u64>,
+    /// Whether a hole stands before the first key that was kept, where libraries stand: nothing tells how many.
+    pub is_head_hit: bool,
     /// Module values in the new file: only their modules know whether they are good.
     pub modules: u64,
     /// Function libraries in the new file: only their engines know that.
@@ -430,6 +432,16 @@ impl<W: Write> Saving<'_, W> {
         let behind = match next {
             None => Behind::End,
             Some(next) if self.data[next] == opcode::SELECTDB => Behind::Selected,
+            // These stand before the first SELECTDB.
+            Some(next)
+                if !self.has_keys
+                    && matches!(
+                        self.data[next],
+                        opcode::AUX | opcode::FUNCTION2 | opcode::HASH_TEMPLATE
+                    ) =>
+            {
+                Behind::Selected
+            }
             Some(_) => Behind::Uncertain { too_many: None },
         };
         if let Some(last) = self.back.back()
@@ -439,6 +451,8 @@ impl<W: Write> Saving<'_, W> {
         {
             self.doubt(key.start, last.db, Why::Before);
         }
+        self.saved.is_head_hit |=
+            self.saved.keys == 0 && self.back.iter().all(|kept| kept.key.is_none());
         self.counted += keys.len() as u64;
         self.gap = matches!(behind, Behind::Uncertain { .. }).then_some(self.saved.holes.len());
         self.hole(from, next.unwrap_or(len), broken.error, keys, behind);

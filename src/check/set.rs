@@ -10,6 +10,7 @@ use super::{Fault, Options, Verdict};
 use crate::aof::read::{Reader, Until};
 use crate::aof::set::{Piece, Role, Set};
 use crate::cursor::At;
+use crate::dataset::is_log_by_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Kind;
 use crate::pipeline::Progress;
@@ -170,7 +171,9 @@ fn check_piece(
             }
             file.snapshot = Some(snapshot);
         }
-        Kind::Log | Kind::Empty if source.kind == Kind::Log || piece.role != Role::Alone => {
+        Kind::Log | Kind::Empty
+            if source.kind == Kind::Log || piece.role != Role::Alone || is_log_by_name(piece) =>
+        {
             file.log = Some(read_log(0)?);
         }
         Kind::Log | Kind::Empty | Kind::Unknown => {

@@ -338,3 +338,41 @@ fn what_is_salvaged_of_a_log_says_which_commands_are_not_in_it() {
         (&Value::from(whole.len()), &Value::from(command.len()))
     );
 }
+
+#[test]
+fn an_empty_file_is_a_log_by_its_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, code) in [("empty.aof", 0), ("empty.rdb", 3)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").expect("a file");
+        let run = check(&[text(&path)]);
+        assert_eq!(run.code, code, "{name}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn what_was_read_up_to_a_time_is_whole_up_to_there() {
+    let log = log_fixture("timestamps_redis-7.0.15.aof");
+    let bytes = std::fs::read(&log).expect("a log");
+    let first = bytes.windows(4).position(|w| w == b"#TS:").expect("a time") + 4;
+    let time = std::str::from_utf8(&bytes[first..first + 10]).expect("digits");
+    let run = check(&["--truncate-to", &format!("@{time}"), text(&log)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    assert!(shown.contains("whole up to the time asked for"), "{shown}");
+}
+
+#[test]
+fn a_torn_log_behind_a_whole_snapshot_is_repaired_and_not_salvaged() {
+    let whole = std::fs::read(fixture("mixed_redis-7.0_v10.rdb")).expect("a fixture");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("appendonly.aof");
+    let torn = b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPI";
+    std::fs::write(&path, [&whole[..], torn].concat()).expect("a torn log");
+    let out = dir.path().join("out.rdb");
+    let run = check(&["--salvage", text(&out), text(&path)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    assert_eq!(run.code, 1, "{shown}");
+    for words in ["check --repair OUT", "nothing: the snapshot is whole"] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+}

@@ -286,3 +286,15 @@ fn a_key_that_says_where_it_ends_is_not_given_up_for_one_that_is_none() {
     assert_eq!((report.keys, report.lost), (41, 0), "{report:?}");
     assert!(records(&out).contains_key(&(0, b"hash".to_vec())));
 }
+
+#[test]
+fn libraries_behind_damage_in_the_head_are_kept() {
+    let (mut bytes, starts) = strings(40);
+    let code = b"#!lua name=lib\nredis.register_function('f', function() return 1 end)";
+    let library = [&[0xf5, 0x40, code.len() as u8][..], code].concat();
+    let head = [b"\x70 what could not be read", &library[..]].concat();
+    bytes.splice(starts[0]..starts[0], head);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.libraries), (40, 1), "{report:?}");
+    assert!(report.is_head_hit && out.windows(code.len()).any(|w| w == code));
+}
