@@ -325,6 +325,24 @@ impl<'a> Walker<'a> {
         limit: usize,
         start: Start,
     ) -> Result<Chain> {
+        let mut templates = Vec::new();
+        let chain = self.follow_records(pos, pass, until, limit, start, &mut templates);
+        for id in templates {
+            self.templates.remove(id);
+        }
+        chain
+    }
+
+    /// The same; `templates` are those that keys behind them may refer to, and that are to be forgotten again.
+    fn follow_records(
+        &mut self,
+        pos: usize,
+        pass: Option<usize>,
+        until: usize,
+        limit: usize,
+        start: Start,
+        templates: &mut Vec<u64>,
+    ) -> Result<Chain> {
         let mut chain = Chain {
             leads_on: false,
             has_eviction: false,
@@ -370,14 +388,16 @@ impl<'a> Walker<'a> {
                     others += 1;
                     at = end;
                 }
-                Step::Template { id, end, .. } => {
+                Step::Template {
+                    id,
+                    names: fields,
+                    end,
+                } => {
                     // They stand by the thousand before the first key, each with an id of its own.
-                    if names.contains(&id) {
+                    if !self.templates.insert(id, fields) {
                         return Ok(chain);
                     }
-                    if names.len() < 2 * CHAIN {
-                        names.push(id);
-                    }
+                    templates.push(id);
                     weight += TEMPLATE;
                     clean += 1;
                     at = end;

@@ -100,9 +100,9 @@ pub struct Doubt {
 /// Why a key may not be what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// It is the last one before a hole, and nothing in its value says where that ends.
+    /// It is the last one before a hole, and nothing in its value says where that ends; or it is none at all.
     Before,
-    /// It is the first one behind a hole, without expiry: that may have been in the hole.
+    /// It is the first one behind a hole, without expiry: that may have been in the hole; or it is none at all.
     Behind,
     /// Its value has a run of zero bytes, as lost blocks of a disk leave them.
     Zeros,
