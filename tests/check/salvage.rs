@@ -298,3 +298,22 @@ fn libraries_behind_damage_in_the_head_are_kept() {
     assert_eq!((report.keys, report.libraries), (40, 1), "{report:?}");
     assert!(report.is_head_hit && out.windows(code.len()).any(|w| w == code));
 }
+
+#[test]
+fn templates_behind_damage_in_the_head_are_kept_with_the_keys_that_refer_to_them() {
+    let mut bytes = [&b"REDIS0015"[..], b"\x70 what could not be read"].concat();
+    for id in [3, 4] {
+        bytes.extend([0xf2, id, 2, 1, b'a', 1, b'b']);
+    }
+    for i in 0..20u8 {
+        bytes.extend([32, 5]);
+        bytes.extend(format!("key{i:02}").bytes());
+        bytes.extend([3 + i % 2, 3]);
+        bytes.extend(b"one\x03two");
+    }
+    bytes.push(0xff);
+    bytes.extend([0; 8]);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.lost), (20, 0), "{report:?}");
+    assert_eq!(records(&out).len(), 20);
+}
