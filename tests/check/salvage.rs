@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use redis_migration::check::salvage::{Salvaged, salvage};
+use redis_migration::check::salvage::{Salvaged, Why, salvage};
 use redis_migration::encoding::crc64::crc64;
 use redis_migration::filter::Filter;
 use redis_migration::pipeline::Progress;
@@ -316,4 +316,16 @@ fn templates_behind_damage_in_the_head_are_kept_with_the_keys_that_refer_to_them
     let (report, out) = saved(&bytes);
     assert_eq!((report.keys, report.lost), (20, 0), "{report:?}");
     assert_eq!(records(&out).len(), 20);
+}
+
+#[test]
+fn the_key_behind_a_broken_value_is_doubtful() {
+    let (mut bytes, starts) = strings(40);
+    let broken = b"\x10\x04hash\x14no listpack, 20 byte";
+    bytes.splice(starts[10]..starts[10], broken.iter().copied());
+    let (report, _) = saved(&bytes);
+    assert!(knows_lost(&report, b"hash"), "{report:?}");
+    let mut doubts = report.doubts.iter();
+    let is_told = doubts.any(|doubt| doubt.key.key == b"key:0010" && doubt.why == Why::Behind);
+    assert!(is_told, "{report:?}");
 }
