@@ -195,6 +195,11 @@ pub enum ErrorKind {
     /// The EOF opcode where the file goes on.
     #[error("the file ends here by its opcode, and goes on")]
     EarlyEnd,
+    /// Bytes behind a snapshot that are neither commands nor what ends a transfer.
+    #[error(
+        "{0} bytes that are neither commands nor the mark of a replication transfer stand behind the snapshot's end"
+    )]
+    Trailing(u64),
     /// A key without a name among bytes that are no records.
     #[error("a key without a name, and what follows it is no record")]
     Unnamed,

@@ -179,6 +179,7 @@ fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
             salvaged,
             is_whole,
             is_vouched,
+            not_in_it,
         } => json!({
             "state": "salvaged",
             "path": path.display().to_string(),
@@ -189,6 +190,14 @@ fn of_saved(saved: &Saved, hide_keys: bool) -> Value {
             "bytes_lost": salvaged.bytes_lost,
             "doubled_keys_left_out": salvaged.doubled,
             "has_end": salvaged.has_end,
+            "libraries_may_be_lost": salvaged.is_head_hit,
+            "module_values": salvaged.modules,
+            "libraries": salvaged.libraries,
+            "commands_not_in_it": not_in_it.iter().map(|left| json!({
+                "file": left.name,
+                "from": left.from,
+                "bytes": left.bytes,
+            })).collect::<Vec<_>>(),
             "holes": salvaged.holes.iter().map(|hole| json!({
                 "from": hole.from,
                 "to": hole.to,

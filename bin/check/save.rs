@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use redis_migration::aof::set::{Role, Set};
+use redis_migration::aof::set::{Piece, Role, Set};
 use redis_migration::check::Options;
 use redis_migration::check::repair::{Plan, copy, copy_set, partial_of, plan};
 use redis_migration::check::salvage::{Salvaged, salvage};
@@ -28,11 +28,23 @@ pub enum Saved {
         is_whole: bool,
         /// Whether the damaged one has a checksum that matches all the same, so that what decodes is what was written.
         is_vouched: bool,
+        /// Commands that belong behind it and are not in it, in the order of loading.
+        not_in_it: Vec<NotInIt>,
     },
     /// A repaired copy of a log.
     Log { path: PathBuf, plan: Plan },
     /// Nothing, for there was no need.
     NoNeed,
+}
+
+/// Commands that were not saved with the snapshot before them.
+#[derive(Debug)]
+pub struct NotInIt {
+    /// Their file.
+    pub name: String,
+    /// The first of them.
+    pub from: u64,
+    pub bytes: u64,
 }
 
 /// Why nothing could be saved.
@@ -148,9 +160,10 @@ fn save_snapshot(
                 .is_some_and(|s| matches!(s.checksum, snapshot::Checksum::Matches(_)));
             Ok(Saved::Snapshot {
                 path: out.to_owned(),
-                salvaged: Box::new(salvaged),
                 is_whole: again.is_whole(),
                 is_vouched,
+                not_in_it: not_in_it(&salvaged, &input.data, piece, set),
+                salvaged: Box::new(salvaged),
             })
         }
         Err(error) => {
@@ -158,6 +171,30 @@ fn save_snapshot(
             Err(error.into())
         }
     }
+}
+
+/// The commands that belong behind a snapshot: those behind it in its file, and files behind that.
+fn not_in_it(salvaged: &Salvaged, data: &[u8], piece: &Piece, set: &Set) -> Vec<NotInIt> {
+    let behind = salvaged
+        .end
+        .filter(|end| matches!(data.get(*end as usize), Some(b'*' | b'#')))
+        .map(|from| NotInIt {
+            name: piece.source.name.clone(),
+            from,
+            bytes: data.len() as u64 - from,
+        });
+    let others = set
+        .pieces
+        .iter()
+        .skip_while(|other| !std::ptr::eq(*other, piece))
+        .skip(1)
+        .filter(|other| other.source.file_bytes > 0)
+        .map(|other| NotInIt {
+            name: other.source.name.clone(),
+            from: 0,
+            bytes: other.source.file_bytes,
+        });
+    behind.into_iter().chain(others).collect()
 }
 
 fn save_log(
@@ -190,6 +227,13 @@ fn save_log(
                 return Err(policy(format!(
                     "{} exists already, and a directory is not replaced: remove it, or name another one",
                     out.display()
+                )));
+            }
+            let partial = partial_of(out);
+            if partial.symlink_metadata().is_ok() {
+                return Err(policy(format!(
+                    "{} exists: a killed run may have left it, or it is something else; remove it, or name another OUT",
+                    partial.display()
                 )));
             }
             copy_set(set, &plan, out, progress)?;

@@ -34,20 +34,38 @@ pub fn of(checked: &Checked, saved: Option<&Saved>, hide_keys: bool) -> String {
         line(&mut out, "verdict", verdict_of_set(checked));
     }
     for file in &checked.files {
-        of_file(&mut out, file, saved.is_some(), hide_keys);
+        // What needs no salvage may still end within a command.
+        let is_saved = saved.is_some_and(|saved| !matches!(saved, Saved::NoNeed));
+        of_file(&mut out, file, is_saved, hide_keys);
     }
-    if let Some(saved) = saved {
-        of_saved(&mut out, saved, hide_keys);
+    match saved {
+        Some(Saved::NoNeed) if checked.verdict() != Verdict::Whole => {
+            line(&mut out, "saved", "nothing: the snapshot is whole");
+        }
+        Some(saved) => of_saved(&mut out, saved, hide_keys),
+        None => {}
     }
     out
 }
 
 fn verdict_of_set(checked: &Checked) -> &'static str {
     match checked.verdict() {
+        Verdict::Whole if is_read_in_part(checked) => {
+            "whole up to the time asked for; what stands behind it was not read"
+        }
         Verdict::Whole => "whole: all AOF files and manifest are valid",
         Verdict::Torn => "ends within a command; servers cut that off and start",
         Verdict::Damaged => "damaged: a server would not start with it",
     }
+}
+
+/// Whether it was read up to a time only.
+fn is_read_in_part(checked: &Checked) -> bool {
+    checked.files.iter().any(|file| {
+        file.log
+            .as_ref()
+            .is_some_and(|log| matches!(log.ending, Ending::Until))
+    })
 }
 
 fn line(out: &mut String, label: &str, text: &str) {
@@ -231,7 +249,12 @@ fn of_snapshot(out: &mut String, snapshot: &Snapshot) {
         false => "lengths and checksum",
     };
     line(out, "looked at", depth);
-    if info.trailing > 0 && !info.commands_follow {
+    // What is a fault is told of among these.
+    let is_fault = snapshot
+        .faults
+        .iter()
+        .any(|fault| matches!(fault.error.kind(), ErrorKind::Trailing(_)));
+    if info.trailing > 0 && !info.commands_follow && !is_fault {
         let note = format!(
             "{} behind its end, which servers ignore",
             plural(info.trailing, "byte")
@@ -294,7 +317,8 @@ fn verdict(file: &CheckedFile, hide_keys: bool) -> String {
                 false => format!("damaged: {ends}, and other files follow it"),
             }
         }
-        Some(Ending::Clean | Ending::Until) | None => {
+        Some(Ending::Until) => "whole up to the time asked for; the rest was not read".to_owned(),
+        Some(Ending::Clean) | None => {
             let keys = file.snapshot.as_ref().map(|s| s.info.keys);
             match (keys, &file.log) {
                 (Some(keys), None) => format!("whole, {}", plural(keys, "key")),
@@ -370,6 +394,7 @@ fn of_saved(out: &mut String, saved: &Saved, hide_keys: bool) {
             salvaged,
             is_whole,
             is_vouched,
+            not_in_it,
         } => {
             let whole = match is_whole {
                 true => "whole",
@@ -381,6 +406,15 @@ fn of_saved(out: &mut String, saved: &Saved, hide_keys: bool) {
                 "salvaged",
                 &format!("{keys} to {}, which is {whole}", path.display()),
             );
+            for left in not_in_it {
+                let text = format!(
+                    "{} of commands behind the snapshot (from {:#x} of {}): replay them after it",
+                    plural(left.bytes, "byte"),
+                    left.from,
+                    left.name
+                );
+                line(out, "NOT in it", &text);
+            }
             of_salvaged(out, salvaged, *is_vouched, hide_keys);
         }
     }
@@ -410,6 +444,10 @@ fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_key
             &format!("and {more} more; --most N lists more of them"),
         );
     }
+    if salvaged.is_head_hit {
+        let text = "function libraries stand before the first key: some may have been in a hole";
+        line(out, "", text);
+    }
     if salvaged.doubled > 0 {
         let keys = plural(salvaged.doubled, "key");
         line(out, "", &format!("{keys} left out that stood there twice"));
@@ -423,10 +461,22 @@ fn of_salvaged(out: &mut String, salvaged: &Salvaged, is_vouched: bool, hide_key
         "",
         "what decodes is kept: bytes that were altered within a text show nowhere",
     );
+    if salvaged.modules + salvaged.libraries > 0 {
+        let libraries = plural(salvaged.libraries, "library").replace("librarys", "libraries");
+        let text = format!(
+            "{} and {libraries} in it were not looked into: a server may refuse them",
+            plural(salvaged.modules, "module value")
+        );
+        line(out, "", &text);
+    }
     for doubt in &salvaged.doubts {
         let why = match doubt.why {
-            Why::Before => "the last one before a hole: its value may go on there",
-            Why::Behind => "the first one behind a hole: an expiry of it may have been there",
+            Why::Before => {
+                "the last one before a hole: its value may go on there, or it is none at all"
+            }
+            Why::Behind => {
+                "the first one behind a hole: an expiry of it may have been there, or it is none at all"
+            }
             Why::Doubled => {
                 "left out: one of its name stands before it; a SELECTDB may have been in a hole between them"
             }
@@ -480,7 +530,7 @@ fn of_hole(out: &mut String, hole: &Hole, hide_keys: bool) {
             "",
             &format!(
                 "keys behind it are taken for db {db}, wrongly in part: RESIZEDB announces {}, and {} were found, so a \
-                 SELECTDB was in it",
+                 SELECTDB was in it, or something was taken for a key that is none",
                 HumanCount(announced),
                 HumanCount(found)
             ),

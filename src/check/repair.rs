@@ -118,8 +118,8 @@ pub fn copy(from: &File, bytes: u64, mut to: impl Write, progress: &Progress) ->
     Ok(())
 }
 
-/// Writes a repaired copy of an append-only file in parts into the directory `out`, which must not be there: its files
-/// by their names, and a manifest that lists these. The directory has its name when all of it is on the disk.
+/// Writes a repaired copy of an append-only file in parts into the directory `out`, which must not be there, nor what
+/// [`partial_of`] names: its files by their names, and a manifest that lists these. The directory has its name when all of it is on the disk.
 pub fn copy_set(set: &Set, plan: &Plan, out: &Path, progress: &Progress) -> Result<()> {
     let Some(path) = &set.manifest else {
         unreachable!("the caller saw a manifest");
@@ -127,10 +127,7 @@ pub fn copy_set(set: &Set, plan: &Plan, out: &Path, progress: &Progress) -> Resu
     let failed = |e| Error::io(format!("{} cannot be written", out.display()), e);
     let manifest = Manifest::read(path)?;
     let partial = partial_of(out);
-    if partial.is_dir() {
-        // What a run that was killed left there.
-        std::fs::remove_dir_all(&partial).map_err(failed)?;
-    }
+    // What is there already is nobody's to remove: this fails then.
     std::fs::create_dir(&partial).map_err(failed)?;
     let entries = manifest
         .base

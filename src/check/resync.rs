@@ -20,6 +20,27 @@ const CHAIN: usize = 8;
 /// Values among these that are broken inside, with lengths that lead on: damage seldom comes alone.
 const CHAIN_BROKEN: usize = 64;
 
+/// Fields about the file that servers write.
+const AUX: [&[u8]; 11] = [
+    b"redis-ver",
+    b"valkey-ver",
+    b"redis-bits",
+    b"ctime",
+    b"used-mem",
+    b"repl-stream-db",
+    b"repl-id",
+    b"repl-offset",
+    b"aof-preamble",
+    b"aof-base",
+    b"lua",
+];
+
+/// What one of these weighs, or a library that says its engine.
+const HEAD: i32 = 40;
+
+/// What a hash template weighs.
+const TEMPLATE: i32 = 8;
+
 /// Databases of a higher number no server has been seen with.
 const DB_PLAUSIBLE: u64 = 1 << 16;
 
@@ -292,12 +313,7 @@ impl<'a> Walker<'a> {
     /// follows snapshots in logs and in transfers.
     pub fn is_end(&self, end: usize) -> bool {
         let checksum = if self.format.version >= 5 { 8 } else { 0 };
-        match self.data.get(end + checksum..) {
-            Some([]) => true,
-            Some([b'*' | b'#', ..]) => true,
-            Some(mark) => mark.len() == 40 && mark.iter().all(u8::is_ascii_alphanumeric),
-            None => false,
-        }
+        self.data.get(end + checksum..).is_some_and(may_follow)
     }
 
     /// Follows records from `pos` on, up to `until` at least, and beyond `pass` without ending there; see [`CHAIN`].
@@ -308,6 +324,24 @@ impl<'a> Walker<'a> {
         until: usize,
         limit: usize,
         start: Start,
+    ) -> Result<Chain> {
+        let mut templates = Vec::new();
+        let chain = self.follow_records(pos, pass, until, limit, start, &mut templates);
+        for id in templates {
+            self.templates.remove(id);
+        }
+        chain
+    }
+
+    /// The same; `templates` are those that keys behind them may refer to, and that are to be forgotten again.
+    fn follow_records(
+        &mut self,
+        pos: usize,
+        pass: Option<usize>,
+        until: usize,
+        limit: usize,
+        start: Start,
+        templates: &mut Vec<u64>,
     ) -> Result<Chain> {
         let mut chain = Chain {
             leads_on: false,
@@ -354,7 +388,28 @@ impl<'a> Walker<'a> {
                     others += 1;
                     at = end;
                 }
-                Step::Hint { end, .. } | Step::Other { end } | Step::Template { end, .. } => {
+                Step::Template {
+                    id,
+                    names: fields,
+                    end,
+                } => {
+                    // They stand by the thousand before the first key, each with an id of its own.
+                    if !self.templates.insert(id, fields) {
+                        return Ok(chain);
+                    }
+                    templates.push(id);
+                    weight += TEMPLATE;
+                    clean += 1;
+                    at = end;
+                }
+                Step::Other { end } => {
+                    if self.may_be_head(at) {
+                        weight += HEAD;
+                    }
+                    others += 1;
+                    at = end;
+                }
+                Step::Hint { end, .. } => {
                     others += 1;
                     at = end;
                 }
@@ -477,6 +532,9 @@ impl<'a> Walker<'a> {
             }
             [opcode::FREQ, _, byte, ..] => self.may_be_key(byte),
             [opcode::IDLE | opcode::KEY_META, ..] => true,
+            [opcode::AUX | opcode::FUNCTION2 | opcode::MODULE_AUX, ..] => self.may_be_head(pos),
+            // An id in plain lengths.
+            [opcode::HASH_TEMPLATE, id, ..] => id <= 0x81,
             [ty, name, ..] => match TypeByte::from_byte(ty, self.format.valkey) {
                 // A name in plain lengths, an integer, or a packed one.
                 // Within a run of zeros there is nothing.
@@ -489,10 +547,49 @@ impl<'a> Walker<'a> {
         }
     }
 
+    /// Whether what stands at `pos` looks like a field about the file, a library, or a module's own data.
+    fn may_be_head(&self, pos: usize) -> bool {
+        let rest = &self.data[pos..];
+        match *rest {
+            // Names are short and never packed.
+            [opcode::AUX, len, ref rest @ ..] => {
+                let name = rest.get(..usize::from(len));
+                name.is_some_and(|name| AUX.contains(&name))
+            }
+            // Its source says its engine first. Where that is packed, it begins as it stands behind two lengths.
+            [opcode::FUNCTION2, ref rest @ ..] => {
+                let begin = &rest[..rest.len().min(14)];
+                begin.windows(2).any(|pair| pair == b"#!")
+            }
+            // A module's id takes eight bytes.
+            [opcode::MODULE_AUX, id, ..] => id == 0x81,
+            _ => false,
+        }
+    }
+
     fn may_be_key(&self, byte: u8) -> bool {
         TypeByte::from_byte(byte, self.format.valkey).is_some()
             || matches!(byte, opcode::IDLE | opcode::FREQ | opcode::KEY_META)
     }
+}
+
+/// Whether a snapshot can end where this stands behind its checksum: nothing, the mark of a replication transfer, or the
+/// head of a command or a time of a log. A single byte would say nothing: it stands there by chance now and then.
+pub fn may_follow(rest: &[u8]) -> bool {
+    match rest {
+        [] => true,
+        [b'#', ..] => rest.starts_with(b"#TS:"),
+        [b'*', rest @ ..] => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            (1..=10).contains(&digits) && rest[digits..].starts_with(b"\r\n$")
+        }
+        _ => is_mark(rest),
+    }
+}
+
+/// Whether these are the forty bytes that end a replication transfer without a length.
+pub fn is_mark(rest: &[u8]) -> bool {
+    rest.len() == 40 && rest.iter().all(u8::is_ascii_alphanumeric)
 }
 
 /// An idle time or a frequency takes two bytes: where no other key has one it is more likely to be the end of what
@@ -551,9 +648,10 @@ pub fn ends_itself(ty: TypeByte) -> bool {
         | StreamListpacks4
         | StreamListpacks5
         | HashTemplateListpack
-        | HashTemplateListpackRef
-        | Module2 => true,
+        | HashTemplateListpackRef => true,
         String | List | Set | Zset | Hash | Zset2 | HashMetadataPreGa | HashMetadata | Array
         | HashTemplateArray | HashTemplateArrayRef | Gcra | Hash2 | PathHash => false,
+        // A zero byte is an end of it wherever one of its opcodes may stand.
+        Module2 => false,
     }
 }

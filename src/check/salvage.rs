@@ -13,6 +13,7 @@ use foldhash::fast::RandomState;
 
 use super::resync::{Broken, Clean, Step, Walker, ends_itself};
 use crate::cursor::{At, Cursor};
+use crate::encoding::crc64::crc64;
 use crate::encoding::length::write_length;
 use crate::error::{Error, ErrorKind, KeyName, Result};
 use crate::pipeline::Progress;
@@ -41,6 +42,14 @@ pub struct Salvaged {
     pub doubled: u64,
     /// Whether the file's end was found.
     pub has_end: bool,
+    /// Position behind the end and its checksum, where that was found and something stands behind it.
+    pub end: Option<u64>,
+    /// Whether a hole stands before the first key that was kept, where libraries stand: nothing tells how many.
+    pub is_head_hit: bool,
+    /// Module values in the new file: only their modules know whether they are good.
+    pub modules: u64,
+    /// Function libraries in the new file: only their engines know that.
+    pub libraries: u64,
 }
 
 /// Bytes that could not be read.
@@ -91,9 +100,9 @@ pub struct Doubt {
 /// Why a key may not be what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// It is the last one before a hole, and nothing in its value says where that ends.
+    /// It is the last one before a hole, and nothing in its value says where that ends; or it is none at all.
     Before,
-    /// It is the first one behind a hole, without expiry: that may have been in the hole.
+    /// It is the first one behind a hole, without expiry: that may have been in the hole; or it is none at all.
     Behind,
     /// Its value has a run of zero bytes, as lost blocks of a disk leave them.
     Zeros,
@@ -219,8 +228,11 @@ impl<W: Write> Saving<'_, W> {
                     },
                 },
                 Step::Eof { end } => {
-                    if self.saved.holes.is_empty() || self.walker.is_end(end) {
+                    if self.walker.is_end(end) || self.is_vouched_end(end) {
                         self.saved.has_end = true;
+                        let checksum = if self.format.version >= 5 { 8 } else { 0 };
+                        let behind = end + checksum;
+                        self.saved.end = (behind < self.data.len()).then_some(behind as u64);
                         break;
                     }
                     Broken {
@@ -279,6 +291,21 @@ impl<W: Write> Saving<'_, W> {
         }
         self.tell(self.data.len());
         Ok(())
+    }
+
+    /// Whether a file ends with the EOF opcode before `end` whatever stands behind: no hole stands before it, and the
+    /// checksum is that of all up to there, or has been cut. So the checksum is taken once at most.
+    fn is_vouched_end(&self, end: usize) -> bool {
+        if !self.saved.holes.is_empty() || self.format.version < 5 {
+            return false;
+        }
+        match self.data[end..].first_chunk::<8>() {
+            Some(stored) => {
+                let stored = u64::from_le_bytes(*stored);
+                stored != 0 && stored == crc64(&self.data[..end])
+            }
+            None => true,
+        }
     }
 
     /// Why a record that decodes is none all the same: bytes that repeat, and zero bytes above all, decode too.
@@ -344,10 +371,14 @@ impl<W: Write> Saving<'_, W> {
         }
         if kept.key.is_some() {
             self.saved.keys += 1;
+            let is_module = kept.key.is_some_and(|key| key.ty == TypeByte::Module2);
+            self.saved.modules += u64::from(is_module);
             if has_zeros(bytes) {
                 self.doubt(kept.start, kept.db, Why::Zeros);
             }
         }
+        let is_library = matches!(bytes[0], opcode::FUNCTION2 | opcode::FUNCTION_PRE_GA);
+        self.saved.libraries += u64::from(is_library);
         self.selected = kept.db;
         self.out.raw(bytes).map_err(failed)
     }
@@ -368,12 +399,21 @@ impl<W: Write> Saving<'_, W> {
             self.counted += u64::from(key.is_some());
             let keys = key.into_iter().collect();
             self.hole(pos, end, broken.error, keys, Behind::Lengths);
+            // Its lengths may have led past the first bytes of the next one.
+            self.is_behind = true;
             return Ok(Some(end));
         }
         let progress = self.progress;
         // A length that was altered makes a record swallow others, and it shows where that record ends. What it has
         // swallowed leads on beyond that place; what merely looks like a record within another one ends with it.
-        let back = self.back.front().map_or(pos, |kept| kept.start + 1);
+        // A record that says itself where it ends has swallowed nothing, nor has any before it to do with this hole.
+        let back = self
+            .back
+            .iter()
+            .rev()
+            .take_while(|kept| kept.key.is_none_or(|key| !ends_itself(key.ty)))
+            .last()
+            .map_or(pos, |kept| kept.start + 1);
         let mut next = self
             .walker
             .find(back, pos, Some(pos), |_| progress.check_stop())?;
@@ -392,6 +432,16 @@ impl<W: Write> Saving<'_, W> {
         let behind = match next {
             None => Behind::End,
             Some(next) if self.data[next] == opcode::SELECTDB => Behind::Selected,
+            // These stand before the first SELECTDB.
+            Some(next)
+                if !self.has_keys
+                    && matches!(
+                        self.data[next],
+                        opcode::AUX | opcode::FUNCTION2 | opcode::HASH_TEMPLATE
+                    ) =>
+            {
+                Behind::Selected
+            }
             Some(_) => Behind::Uncertain { too_many: None },
         };
         if let Some(last) = self.back.back()
@@ -401,6 +451,8 @@ impl<W: Write> Saving<'_, W> {
         {
             self.doubt(key.start, last.db, Why::Before);
         }
+        self.saved.is_head_hit |=
+            self.saved.keys == 0 && self.back.iter().all(|kept| kept.key.is_none());
         self.counted += keys.len() as u64;
         self.gap = matches!(behind, Behind::Uncertain { .. }).then_some(self.saved.holes.len());
         self.hole(from, next.unwrap_or(len), broken.error, keys, behind);
@@ -428,7 +480,12 @@ impl<W: Write> Saving<'_, W> {
             let begins = run.start.max(last.start);
             let inside = last.end.saturating_sub(begins);
             let name_is_hit = last.key.is_some_and(|key| key.name_end > begins);
-            if run.len() < RUN || last.end <= run.start || !(inside > LIKE || name_is_hit) {
+            // A module's value ends with its first zero byte, so the hole's own first one may be that.
+            let like = match last.key.is_some_and(|key| key.ty == TypeByte::Module2) {
+                true => 0,
+                false => LIKE,
+            };
+            if run.len() < RUN || last.end <= run.start || !(inside > like || name_is_hit) {
                 break;
             }
             from = self.drop_last(keys);

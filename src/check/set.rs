@@ -3,10 +3,14 @@
 use std::path::PathBuf;
 
 use super::log::{self, Ending, Log};
+use super::resync::is_mark;
 use super::snapshot::{self, Snapshot};
-use super::{Options, Verdict};
+use super::wording::Doing;
+use super::{Fault, Options, Verdict};
 use crate::aof::read::{Reader, Until};
 use crate::aof::set::{Piece, Role, Set};
+use crate::cursor::At;
+use crate::dataset::is_log_by_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::input::Kind;
 use crate::pipeline::Progress;
@@ -147,16 +151,29 @@ fn check_piece(
                 return Err(Error::plain(ErrorKind::BaseTooNew));
             }
             let input = source.snapshot(piece.role != Role::Alone || preface.is_preamble)?;
-            let snapshot = snapshot::check(&input, options, progress)?;
+            let mut snapshot = snapshot::check(&input, options, progress)?;
             let info = &snapshot.info;
             // A snapshot that begins a log is followed by commands or by nothing; what follows another one is nobody's.
             let goes_on = info.trailing > 0 && (info.commands_follow || preface.is_preamble);
             if let (true, Some(end)) = (goes_on, info.end) {
                 file.log = Some(read_log(end)?);
             }
+            // Servers load such a file and ignore them. An end of an altered file, or a second file behind it, looks so.
+            if let (false, Some(end)) = (goes_on, info.end)
+                && info.trailing > 0
+                && !is_mark(&input.data[end as usize..])
+            {
+                snapshot.faults.push(Fault {
+                    error: Error::new(ErrorKind::Trailing(info.trailing), At::file(end)),
+                    type_byte: None,
+                    doing: Doing::ReadType,
+                });
+            }
             file.snapshot = Some(snapshot);
         }
-        Kind::Log | Kind::Empty if source.kind == Kind::Log || piece.role != Role::Alone => {
+        Kind::Log | Kind::Empty
+            if source.kind == Kind::Log || piece.role != Role::Alone || is_log_by_name(piece) =>
+        {
             file.log = Some(read_log(0)?);
         }
         Kind::Log | Kind::Empty | Kind::Unknown => {

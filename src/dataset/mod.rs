@@ -258,7 +258,7 @@ impl Part<'_> {
     }
 }
 
-fn is_log_by_name(piece: &Piece) -> bool {
+pub(crate) fn is_log_by_name(piece: &Piece) -> bool {
     let path = piece.source.path.as_deref();
     path.is_some_and(|path| path.extension().is_some_and(|ext| ext == "aof"))
 }

@@ -320,6 +320,11 @@ impl Templates {
         self.0.len() < Self::MOST && self.0.insert(id, names).is_none()
     }
 
+    /// Takes one away.
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.0.remove(&id);
+    }
+
     /// The names of a template.
     pub fn get(&self, id: u64) -> Option<Names> {
         self.0.get(&id).copied()

@@ -244,6 +244,8 @@ fn stricter(kind: &ErrorKind) -> Option<&'static str> {
         }
         // Servers rely on the order and look at each score alone.
         ErrorKind::Unordered => Some("4.3"),
+        // They ignore what lies behind the end.
+        ErrorKind::Trailing(_) => Some("7.1"),
         // The same length in more bytes than it takes: servers go by how many these must be.
         ErrorKind::BadListpack("entry's back length is wrong") => Some("4.6"),
         _ => None,

@@ -273,3 +273,106 @@ fn a_repaired_copy_is_what_a_server_starts_with() {
         run.stderr
     );
 }
+
+#[test]
+fn a_repaired_copy_removes_nothing_that_was_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let torn = dir.path().join("torn");
+    copy_dir(&log_fixture("multipart_redis-7.0.15"), &torn);
+    let last = torn.join("appendonly.aof.4.incr.aof");
+    let bytes = std::fs::read(&last).expect("a log");
+    std::fs::write(&last, &bytes[..bytes.len() - 3]).expect("a torn copy");
+    let out = dir.path().join("out");
+    let partial = dir.path().join("out.partial");
+    std::fs::create_dir(&partial).expect("a directory");
+    std::fs::write(partial.join("mine"), "mine").expect("a file");
+    let run = check(&["--repair", text(&out), text(&torn)]);
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    assert!(run.stderr.contains("out.partial exists"), "{}", run.stderr);
+    assert!(partial.join("mine").exists() && !out.exists());
+}
+
+#[test]
+fn what_lies_behind_the_end_and_is_nothing_known_is_a_fault() {
+    let whole = std::fs::read(fixture("all_types_redis-7.0_v10.rdb")).expect("a fixture");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("dump.rdb");
+    let mark = [b'a'; 40];
+    let command = b"*1\r\n$4\r\nPING\r\n";
+    for (behind, code) in [
+        (&b""[..], 0),
+        (&mark, 0),
+        (command, 0),
+        (b"garbage", 3),
+        (&whole, 3),
+    ] {
+        std::fs::write(&path, [&whole[..], behind].concat()).expect("a copy");
+        let run = check(&[text(&path)]);
+        let shown = String::from_utf8(run.stdout).expect("text");
+        assert_eq!(run.code, code, "{shown}");
+        let words = format!("{} bytes that are neither commands", behind.len());
+        assert_eq!(shown.contains(&words), code == 3, "{shown}");
+        let place = format!("at byte {:#x}", whole.len());
+        assert!(code == 0 || shown.contains(&place), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_salvaged_of_a_log_says_which_commands_are_not_in_it() {
+    let whole = std::fs::read(fixture("mixed_redis-7.0_v10.rdb")).expect("a fixture");
+    let command = b"*1\r\n$4\r\nPING\r\n";
+    let mut bytes = [&whole[..], command].concat();
+    bytes[300_000..304_096].fill(0);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("appendonly.aof");
+    std::fs::write(&path, &bytes).expect("a damaged copy");
+    let out = dir.path().join("out.rdb");
+    let run = check(&["--salvage", text(&out), text(&path)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    let words = format!("NOT in it    {} bytes of commands behind", command.len());
+    assert!(shown.contains(&words), "{shown}");
+    let (_, objects) = found(&["--force", "--salvage", text(&out), text(&path)]);
+    let left = &objects[0]["saved"]["commands_not_in_it"][0];
+    assert_eq!(
+        (&left["from"], &left["bytes"]),
+        (&Value::from(whole.len()), &Value::from(command.len()))
+    );
+}
+
+#[test]
+fn an_empty_file_is_a_log_by_its_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (name, code) in [("empty.aof", 0), ("empty.rdb", 3)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "").expect("a file");
+        let run = check(&[text(&path)]);
+        assert_eq!(run.code, code, "{name}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn what_was_read_up_to_a_time_is_whole_up_to_there() {
+    let log = log_fixture("timestamps_redis-7.0.15.aof");
+    let bytes = std::fs::read(&log).expect("a log");
+    let first = bytes.windows(4).position(|w| w == b"#TS:").expect("a time") + 4;
+    let time = std::str::from_utf8(&bytes[first..first + 10]).expect("digits");
+    let run = check(&["--truncate-to", &format!("@{time}"), text(&log)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    assert!(shown.contains("whole up to the time asked for"), "{shown}");
+}
+
+#[test]
+fn a_torn_log_behind_a_whole_snapshot_is_repaired_and_not_salvaged() {
+    let whole = std::fs::read(fixture("mixed_redis-7.0_v10.rdb")).expect("a fixture");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("appendonly.aof");
+    let torn = b"*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nPI";
+    std::fs::write(&path, [&whole[..], torn].concat()).expect("a torn log");
+    let out = dir.path().join("out.rdb");
+    let run = check(&["--salvage", text(&out), text(&path)]);
+    let shown = String::from_utf8(run.stdout).expect("text");
+    assert_eq!(run.code, 1, "{shown}");
+    for words in ["check --repair OUT", "nothing: the snapshot is whole"] {
+        assert!(shown.contains(words), "no {words:?} in {shown}");
+    }
+}

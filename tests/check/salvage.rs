@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use redis_migration::check::salvage::{Salvaged, salvage};
+use redis_migration::check::salvage::{Salvaged, Why, salvage};
+use redis_migration::encoding::crc64::crc64;
 use redis_migration::filter::Filter;
 use redis_migration::pipeline::Progress;
 use redis_migration::rdb::keys::{Keys, Met};
@@ -194,4 +195,137 @@ fn large() -> Vec<u8> {
         end";
     call!(client, "EVAL", script, "0");
     std::fs::read(server.save()).expect("a snapshot")
+}
+
+/// A snapshot of so many plain strings, and where the record of each begins.
+fn strings(count: usize) -> (Vec<u8>, Vec<usize>) {
+    let (mut bytes, mut starts) = (b"REDIS0010".to_vec(), Vec::new());
+    for i in 0..count {
+        starts.push(bytes.len());
+        let (name, value) = (format!("key:{i:04}"), format!("the value of number {i:04}"));
+        bytes.extend([0, name.len() as u8]);
+        bytes.extend(name.bytes());
+        bytes.push(value.len() as u8);
+        bytes.extend(value.bytes());
+    }
+    bytes.push(0xff);
+    let sum = crc64(&bytes);
+    bytes.extend(sum.to_le_bytes());
+    (bytes, starts)
+}
+
+#[test]
+fn an_end_among_damage_is_none_because_a_star_stands_behind_it() {
+    let (mut bytes, starts) = strings(40);
+    let junk = [&[0x70, 0xff][..], b"12345678*and no command"].concat();
+    bytes.splice(starts[10]..starts[11], junk);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.has_end), (39, true), "{report:?}");
+    assert_eq!(records(&out).len(), 39);
+}
+
+#[test]
+fn a_type_that_became_eof_costs_its_key_only() {
+    let (mut bytes, starts) = strings(40);
+    bytes[starts[10]] = 0xff;
+    let (report, _) = saved(&bytes);
+    assert_eq!((report.keys, report.holes.len()), (39, 1), "{report:?}");
+    assert!(report.has_end, "{report:?}");
+    // Where the checksum vouches for all up to there, it is the end, whatever follows.
+    let (mut bytes, _) = strings(40);
+    bytes.extend(b"garbage");
+    let (report, _) = saved(&bytes);
+    assert_eq!((report.keys, report.holes.len()), (40, 0), "{report:?}");
+}
+
+/// Whether a key is among those that are known to be lost.
+fn knows_lost(report: &Salvaged, name: &[u8]) -> bool {
+    let mut keys = report.holes.iter().flat_map(|hole| &hole.keys);
+    keys.any(|key| key.key == name)
+}
+
+#[test]
+fn a_module_value_that_a_hole_cuts_short_is_lost() {
+    let (mut bytes, starts) = strings(80);
+    // A module's id, two strings, and the opcode that ends it.
+    let head = b"\x07\x03mod\x81\x40\xe1\x4d\x18\x5c\x61\x00\x01\x05\x05first";
+    let module = [&head[..], b"\x05\x06second\x00"].concat();
+    bytes.splice(starts[10]..starts[10], module);
+    let from = starts[10] + head.len();
+    bytes[from..from + 600].fill(0);
+    let (report, out) = saved(&bytes);
+    assert!(knows_lost(&report, b"mod"), "{report:?}");
+    assert!(!records(&out).contains_key(&(0, b"mod".to_vec())));
+    assert_eq!(report.modules, 0);
+}
+
+#[test]
+fn a_key_that_says_where_it_ends_is_not_given_up_for_one_that_is_none() {
+    let (mut bytes, starts) = strings(40);
+    let broken = b"\x70 what could not be read";
+    // The value in its listpack looks like a string's record that reaches over all that is broken.
+    let value = [b"\x00\x04name", &[2 + broken.len() as u8][..]].concat();
+    let entries = [
+        &b"\x81f\x02"[..],
+        &[0x80 | value.len() as u8],
+        &value,
+        &[1 + value.len() as u8, 0xff],
+    ]
+    .concat();
+    let size = 6 + entries.len() as u32;
+    let listpack = [&size.to_le_bytes()[..], &2u16.to_le_bytes(), &entries].concat();
+    let hash = [
+        b"\x10\x04hash",
+        &[listpack.len() as u8][..],
+        &listpack,
+        broken,
+    ]
+    .concat();
+    bytes.splice(starts[10]..starts[10], hash);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.lost), (41, 0), "{report:?}");
+    assert!(records(&out).contains_key(&(0, b"hash".to_vec())));
+}
+
+#[test]
+fn libraries_behind_damage_in_the_head_are_kept() {
+    let (mut bytes, starts) = strings(40);
+    let code = b"#!lua name=lib\nredis.register_function('f', function() return 1 end)";
+    let library = [&[0xf5, 0x40, code.len() as u8][..], code].concat();
+    let head = [b"\x70 what could not be read", &library[..]].concat();
+    bytes.splice(starts[0]..starts[0], head);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.libraries), (40, 1), "{report:?}");
+    assert!(report.is_head_hit && out.windows(code.len()).any(|w| w == code));
+}
+
+#[test]
+fn templates_behind_damage_in_the_head_are_kept_with_the_keys_that_refer_to_them() {
+    let mut bytes = [&b"REDIS0015"[..], b"\x70 what could not be read"].concat();
+    for id in [3, 4] {
+        bytes.extend([0xf2, id, 2, 1, b'a', 1, b'b']);
+    }
+    for i in 0..20u8 {
+        bytes.extend([32, 5]);
+        bytes.extend(format!("key{i:02}").bytes());
+        bytes.extend([3 + i % 2, 3]);
+        bytes.extend(b"one\x03two");
+    }
+    bytes.push(0xff);
+    bytes.extend([0; 8]);
+    let (report, out) = saved(&bytes);
+    assert_eq!((report.keys, report.lost), (20, 0), "{report:?}");
+    assert_eq!(records(&out).len(), 20);
+}
+
+#[test]
+fn the_key_behind_a_broken_value_is_doubtful() {
+    let (mut bytes, starts) = strings(40);
+    let broken = b"\x10\x04hash\x14no listpack, 20 byte";
+    bytes.splice(starts[10]..starts[10], broken.iter().copied());
+    let (report, _) = saved(&bytes);
+    assert!(knows_lost(&report, b"hash"), "{report:?}");
+    let mut doubts = report.doubts.iter();
+    let is_told = doubts.any(|doubt| doubt.key.key == b"key:0010" && doubt.why == Why::Behind);
+    assert!(is_told, "{report:?}");
 }
