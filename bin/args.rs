@@ -703,14 +703,14 @@ pub struct TargetArgs {
     pub on_exist: Option<PresentArg>,
 }
 
-fn some_time(text: &str) -> Result<Millis, String> {
+pub fn some_time(text: &str) -> Result<Millis, String> {
     match text.parse()? {
         Millis(ms) if ms > 0 => Ok(Millis(ms)),
         _ => Err("more than nothing is needed, for example 5s".to_owned()),
     }
 }
 
-fn no_less_than_nothing(text: &str) -> Result<Millis, String> {
+pub fn no_less_than_nothing(text: &str) -> Result<Millis, String> {
     match text.parse()? {
         Millis(ms) if ms >= 0 => Ok(Millis(ms)),
         _ => Err("a time cannot be less than nothing".to_owned()),

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use redis_migration::command::encode::OnError;
+use redis_migration::sink::file::OpenError;
 use redis_migration::{Error, ErrorKind};
 
 /// How a run ends.
@@ -65,6 +66,17 @@ impl Exit {
             | ErrorKind::SpoolDamaged { .. } => Exit::Policy,
             ErrorKind::SpoolInUse { .. } => Exit::Locked,
             _ => Exit::Corrupt,
+        }
+    }
+}
+
+impl From<&OpenError> for Exit {
+    /// The code for an output that was not opened.
+    fn from(error: &OpenError) -> Exit {
+        match error {
+            OpenError::Exists(_) => Exit::Policy,
+            OpenError::Busy(_) => Exit::Locked,
+            OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
         }
     }
 }

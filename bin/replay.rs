@@ -696,25 +696,8 @@ impl<'a> Run<'a> {
     }
 
     fn introduce(&self, destination: &Destination) {
-        let version = destination
-            .version
-            .map_or(String::new(), |version| format!(" of {version}"));
-        let servers = destination.servers.len();
-        let what = match destination.dialect {
-            Dialect::Redis => destination
-                .version
-                .map_or("a server".to_owned(), |version| version.to_string()),
-            Dialect::Cluster => format!("a cluster of {servers} masters{version}"),
-            Dialect::Twemproxy => format!("a twemproxy over {servers} servers{version}"),
-        };
-        let keys = match (destination.keys_known, destination.keys) {
-            (false, _) => "how many keys it holds is not told".to_owned(),
-            (true, 0) => "empty".to_owned(),
-            (true, 1) => "holds 1 key".to_owned(),
-            (true, n) => format!("holds {} keys", HumanCount(n)),
-        };
         self.log
-            .info(&format!("{}: {what}, {keys}", self.endpoint.address));
+            .info(&target::introduced(&self.endpoint, destination));
         for warning in &destination.warnings {
             self.log.warning(warning);
         }

@@ -69,14 +69,7 @@ pub fn open_output(args: &OutputArgs) -> Result<FileSink, (String, Exit)> {
 
 /// The words and the exit code for a file that was not opened.
 pub fn not_opened_as(opened: Result<FileSink, OpenError>) -> Result<FileSink, (String, Exit)> {
-    opened.map_err(|error| {
-        let exit = match error {
-            OpenError::Exists(_) => Exit::Policy,
-            OpenError::Busy(_) => Exit::Locked,
-            OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
-        };
-        (error.to_string(), exit)
-    })
+    opened.map_err(|error| (error.to_string(), Exit::from(&error)))
 }
 
 /// What is left to say once the progress bar is gone.

@@ -7,7 +7,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
+use indicatif::HumanCount;
+use redis_migration::command::target::Dialect;
 use redis_migration::server::endpoint::{self, Address, Endpoint, Secret, Tls, Ways};
+use redis_migration::server::preflight::Destination;
 
 use crate::args::{ServerArgs, SourceArgs, TargetArgs};
 use crate::classic;
@@ -57,6 +60,28 @@ pub fn source(args: &SourceArgs, timeout_ms: i64) -> Result<Endpoint, (String, E
         is_source: true,
     };
     resolve(&named, std::env::var_os(SOURCE_AUTH), ask)
+}
+
+/// What the destination is, and how much it holds, as a sentence.
+pub fn introduced(endpoint: &Endpoint, destination: &Destination) -> String {
+    let version = destination
+        .version
+        .map_or(String::new(), |version| format!(" of {version}"));
+    let servers = destination.servers.len();
+    let what = match destination.dialect {
+        Dialect::Redis => destination
+            .version
+            .map_or("a server".to_owned(), |version| version.to_string()),
+        Dialect::Cluster => format!("a cluster of {servers} masters{version}"),
+        Dialect::Twemproxy => format!("a twemproxy over {servers} servers{version}"),
+    };
+    let keys = match (destination.keys_known, destination.keys) {
+        (false, _) => "how many keys it holds is not told".to_owned(),
+        (true, 0) => "empty".to_owned(),
+        (true, 1) => "holds 1 key".to_owned(),
+        (true, n) => format!("holds {} keys", HumanCount(n)),
+    };
+    format!("{}: {what}, {keys}", endpoint.address)
 }
 
 /// What the flags say of a server, of whichever side.

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::args::{
     DialectArg, FilterArgs, InputArgs, LogReadingArgs, MannersArgs, OutputArgs, ServerArgs,
-    SummaryArg, TransformArgs,
+    SummaryArg, TransformArgs, no_less_than_nothing, some_time,
 };
 use crate::outcome::{self, Exit};
 use crate::run::{self, Finish};
@@ -106,7 +106,7 @@ pub struct ReadingArgs {
     ///
     /// When it passes the run ends with exit code 4, unless the destination answered before: then --retry-for counts. The
     /// answer to a command may take twelve times as long.
-    #[arg(long, value_name = "DUR", default_value = "5s")]
+    #[arg(long, value_name = "DUR", default_value = "5s", value_parser = some_time)]
     pub timeout: Millis,
     /// How long to try again where the destination is away or loading
     ///
@@ -116,7 +116,8 @@ pub struct ReadingArgs {
         long,
         visible_alias = "retry",
         value_name = "DUR",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = no_less_than_nothing
     )]
     pub retry_for: Millis,
     /// Values from this size on are read in pieces
@@ -165,10 +166,10 @@ pub struct ComparingArgs {
     ///
     /// Servers tell the moment to the millisecond from 7.0 on. Before, what the reading itself leaves open is added, and
     /// the run says how much that is.
-    #[arg(long, value_name = "DUR", default_value = "0s")]
+    #[arg(long, value_name = "DUR", default_value = "0s", value_parser = no_less_than_nothing)]
     pub ttl_tolerance: Millis,
     /// How long after the first reading a key that differs is read again; only what differs then too is told
-    #[arg(long, value_name = "DUR", default_value = "1s")]
+    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = no_less_than_nothing)]
     pub reread_after: Millis,
     /// Do not look for keys that should not be there
     #[arg(long)]
@@ -249,18 +250,7 @@ pub fn run(args: &VerifyArgs) -> Exit {
 
 impl VerifyArgs {
     fn check(&self, now_ms: i64) -> Result<(), String> {
-        self.filter.filter(now_ms)?;
-        for (time, flag) in [
-            (self.reading.timeout, "--timeout"),
-            (self.reading.retry_for, "--retry-for"),
-            (self.comparing.ttl_tolerance, "--ttl-tolerance"),
-            (self.comparing.reread_after, "--reread-after"),
-        ] {
-            if time.0 < 0 || (flag == "--timeout" && time.0 == 0) {
-                return Err(format!("{flag} needs a time, for example 5s"));
-            }
-        }
-        Ok(())
+        self.filter.filter(now_ms).map(drop)
     }
 }
 
@@ -395,23 +385,7 @@ impl Run<'_> {
         if let Some(version) = self.args.reading.target_version {
             destination.version = Some(version);
         }
-        let version = destination
-            .version
-            .map_or(String::new(), |version| format!(" of {version}"));
-        let servers = destination.servers.len();
-        let what = match destination.dialect {
-            Dialect::Redis => destination
-                .version
-                .map_or("a server".to_owned(), |version| version.to_string()),
-            Dialect::Cluster => format!("a cluster of {servers} masters{version}"),
-            Dialect::Twemproxy => format!("a twemproxy over {servers} servers{version}"),
-        };
-        let keys = match destination.keys_known {
-            true => format!("holds {} keys", HumanCount(destination.keys)),
-            false => "how many keys it holds is not told".to_owned(),
-        };
-        self.log
-            .info(&format!("{}: {what}, {keys}", endpoint.address));
+        self.log.info(&target::introduced(endpoint, &destination));
         Ok(destination)
     }
 

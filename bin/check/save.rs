@@ -68,14 +68,9 @@ impl From<Error> for Refused {
 
 impl From<OpenError> for Refused {
     fn from(error: OpenError) -> Refused {
-        let exit = match error {
-            OpenError::Exists(_) => Exit::Policy,
-            OpenError::Busy(_) => Exit::Locked,
-            OpenError::Directory(_) | OpenError::Io { .. } => Exit::LocalFile,
-        };
         Refused {
             text: error.to_string(),
-            exit,
+            exit: Exit::from(&error),
             is_stop: false,
         }
     }
